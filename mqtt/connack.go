@@ -12,7 +12,7 @@ func (c *Connack) Parse(f Frame, v Version) error {
 	*c = Connack{}
 	r := reader{b: f.Body}
 	flags := r.byte()
-	c.SessionPresent = flags&1 != 0
+	c.SessionPresent = flags&1 != 0 && v != V31
 	if flags > 1 && v != V31 { // MQTT 3.1 leaves the byte undefined
 		return wrong(MalformedPacket, "reserved acknowledge flags are set") // [MQTT-3.2.2-1]
 	}

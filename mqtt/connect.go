@@ -43,6 +43,9 @@ func (c *Connect) Parse(f Frame) error {
 	if err := c.parseProtocol(&r); err != nil {
 		return err
 	}
+	if f.padded && c.Version == V5 { // ParseFrame did not know the version yet
+		return errNotMinimal
+	}
 	flags := r.byte()
 	c.KeepAlive = r.uint16()
 	if r.err == nil {
@@ -58,21 +61,29 @@ func (c *Connect) Parse(f Frame) error {
 	if flags&flagWill != 0 {
 		c.Will = parseWill(&r, flags, c.Version)
 	}
-	if c.HasUsername = flags&flagUsername != 0; c.HasUsername {
-		c.Username = string(r.text()) // [MQTT-3.1.3-12]
-	}
-	if c.HasPassword = flags&flagPassword != 0; c.HasPassword {
-		c.Password = r.binary()
-	}
+	c.parseCredentials(&r, flags)
 	if err := r.end(); err != nil {
 		return err
 	}
-	if _, ok := c.Props.Bytes(AuthenticationMethod); !ok {
-		if _, ok := c.Props.Bytes(AuthenticationData); ok {
-			return wrong(ProtocolError, "authentication data without a method") // §3.1.2.11.10
-		}
+	if !c.Props.has(AuthenticationMethod) && c.Props.has(AuthenticationData) {
+		return wrong(ProtocolError, "authentication data without a method") // §3.1.2.11.10
 	}
 	return nil
+}
+
+// parseCredentials reads User Name and Password. In MQTT 3.1 the length of the packet wins over the flags: a string
+// that is announced may be missing.
+func (c *Connect) parseCredentials(r *reader, flags byte) {
+	follows := func(flag byte) bool {
+		missing := c.Version == V31 && r.err == nil && len(r.b) == 0
+		return flags&flag != 0 && !missing
+	}
+	if c.HasUsername = follows(flagUsername); c.HasUsername {
+		c.Username = string(r.text()) // [MQTT-3.1.3-12]
+	}
+	if c.HasPassword = follows(flagPassword); c.HasPassword {
+		c.Password = r.binary()
+	}
 }
 
 func (c *Connect) parseProtocol(r *reader) error {
@@ -90,13 +101,15 @@ func (c *Connect) parseProtocol(r *reader) error {
 	return wrong(MalformedPacket, "protocol name is not MQTT") // [MQTT-3.1.2-1]
 }
 
+// checkConnectFlags refuses what must not be set. MQTT 3.1 disregards the reserved bit, and the bits of a will that is
+// not there.
 func checkConnectFlags(flags byte, v Version) error {
 	switch {
 	case flags&1 != 0 && v != V31:
 		return wrong(MalformedPacket, "reserved connect flag is set") // [MQTT-3.1.2-3]
-	case flags&flagWill == 0 && flags&(flagWillQoS|flagWillRetain) != 0:
+	case flags&flagWill == 0 && flags&(flagWillQoS|flagWillRetain) != 0 && v != V31:
 		return wrong(MalformedPacket, "will flags are set without a will") // [MQTT-3.1.2-11], [MQTT-3.1.2-13]
-	case flags&flagWillQoS == flagWillQoS:
+	case flags&flagWill != 0 && flags&flagWillQoS == flagWillQoS:
 		return wrong(MalformedPacket, "will QoS is 3") // [MQTT-3.1.2-12]
 	case v != V5 && flags&(flagUsername|flagPassword) == flagPassword:
 		return wrong(MalformedPacket, "password without user name") // [v3.1.1 MQTT-3.1.2-22]

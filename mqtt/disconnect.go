@@ -34,11 +34,17 @@ type Auth struct {
 func (a *Auth) Parse(f Frame, v Version) error {
 	*a = Auth{}
 	if v != V5 {
-		return wrong(MalformedPacket, "AUTH before MQTT 5.0") // [v3.1.1 MQTT-2.2.1: type 15 is reserved]
+		return wrong(MalformedPacket, "AUTH before MQTT 5.0") // §2.2.1 of 3.1.1: type 15 is reserved
 	}
 	r := reader{b: f.Body}
 	a.Code, a.Props = r.codeAndProperties(AUTH)
-	return r.end()
+	if err := r.end(); err != nil {
+		return err
+	}
+	if len(f.Body) > 0 && !a.Props.has(AuthenticationMethod) { // an empty body is allowed (§3.15.2.1)
+		return wrong(ProtocolError, "AUTH without an authentication method") // §3.15.2.2.2
+	}
+	return nil
 }
 
 // Append appends the AUTH to b.

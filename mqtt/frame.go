@@ -5,6 +5,8 @@ type Frame struct {
 	Type  PacketType
 	Flags byte   // the low four bits of the fixed header
 	Body  []byte // variable header and payload; borrows from the buffer
+
+	padded bool // the Remaining Length takes more bytes than it needs
 }
 
 // MaxPacket is the size in bytes of the largest control packet: 5 bytes of fixed header and 268,435,455 more (§2.1.4).
@@ -31,12 +33,12 @@ func ParseFrame(b []byte, v Version, limit int) (f Frame, size int, err error) {
 	if n == 0 {
 		return Frame{}, 0, nil
 	}
-	if strict := v != V31 && v != V311; strict && n != varintSize(length) {
+	if f.padded = n != varintSize(length); f.padded && v == V5 {
 		return Frame{}, 0, errNotMinimal
 	}
 	size = 1 + n + length
 	if size > limit {
-		return Frame{}, 0, PacketTooLarge // [MQTT-3.1.2-24]
+		return Frame{}, 0, PacketTooLarge // [MQTT-3.1.2-24], [MQTT-3.2.2-15]
 	}
 	if size <= len(b) {
 		f.Body = b[1+n : size : size]

@@ -1,6 +1,9 @@
 package mqtt
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // Message is an application message: what travels from a publisher to every subscriber. It is immutable once made and
 // shared by all receivers.
@@ -43,5 +46,5 @@ func (m *Message) Remaining(now time.Time) (seconds uint32, ok bool) {
 	if left <= 0 {
 		return 0, true
 	}
-	return uint32((left + time.Second - 1) / time.Second), true
+	return uint32(min((left-1)/time.Second+1, math.MaxUint32)), true // more than it was: the clock was set back
 }

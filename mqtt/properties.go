@@ -3,6 +3,7 @@ package mqtt
 import (
 	"encoding/binary"
 	"iter"
+	"slices"
 )
 
 // Property identifies a property of MQTT 5.0 (§2.2.2.2).
@@ -200,6 +201,11 @@ func (p Properties) find(id Property) (field, bool) {
 	return field{}, false
 }
 
+func (p Properties) has(id Property) bool {
+	_, ok := p.find(id)
+	return ok
+}
+
 // Int returns the value of a property that is a number of any width, and whether it is there.
 func (p Properties) Int(id Property) (uint32, bool) {
 	f, ok := p.find(id)
@@ -286,9 +292,27 @@ func (p Properties) WithString(id Property, s string) Properties {
 	return appendText(append(p, byte(id)), s)
 }
 
-// WithUser returns p with a User Property appended.
+// WithUser returns p with a User Property appended. It panics when key or value is longer than 65,535 bytes.
 func (p Properties) WithUser(key, value string) Properties {
+	if len(key) > 65_535 || len(value) > 65_535 {
+		panic("mqtt: user property is longer than 65,535 bytes")
+	}
 	return appendText(appendText(append(p, byte(UserProperty)), key), value)
+}
+
+// Without returns a copy of p without the properties named.
+func (p Properties) Without(ids ...Property) (kept Properties) {
+	for len(p) > 0 {
+		f, rest, err := p.next()
+		if err != nil {
+			break
+		}
+		if !slices.Contains(ids, f.id) {
+			kept = append(kept, f.raw...)
+		}
+		p = rest
+	}
+	return kept
 }
 
 // ParseProperties checks an encoded property section as it stands in a packet of type t, for those who kept one.

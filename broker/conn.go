@@ -1,0 +1,144 @@
+package broker
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/magpiemq/magpie/mqtt"
+	"github.com/magpiemq/magpie/session"
+)
+
+// conn is one network connection.
+type conn struct {
+	broker   *Broker
+	nc       net.Conn
+	raw      *rawIO // nil when nc can only be read and written by waiting
+	listener string
+	config   ListenerConfig
+	remote   net.Addr
+	address  string // the key of limits by address
+	tls      *tls.ConnectionState
+
+	// The goroutine that reads owns these. Those that others read are set before they can see the connection.
+	in        input
+	state     connState
+	version   mqtt.Version
+	limit     int // bytes of the largest packet
+	maxPacket int // the client's Maximum Packet Size
+	login     *login
+	info      *ClientInfo
+	session   *Session
+	keepAlive time.Duration
+	explains  bool // the client asked for reasons in words
+	aliases   session.AliasesIn
+	topics    map[string]*publishedTopic
+	lastTopic *publishedTopic
+	bucket    bucket
+
+	lastRead atomic.Int64 // when bytes came last, as a time since Broker.started
+	deadline *time.Timer  // see checkDeadline
+	expires  atomic.Int64 // when the client's credentials end, Unix nanoseconds; zero means never
+	accepted atomic.Bool  // state is connected: info may be read by others
+	cause    atomic.Pointer[error]
+
+	pending atomic.Int64 // bytes appended to the outbox and not written yet
+	starved atomic.Bool  // the session has more for the outbox when it is written
+
+	mu         sync.Mutex // guards the outbox, which is all below
+	out        []byte
+	dirty      bool // on the list of a turn, which will flush
+	writing    bool // somebody writes what was taken from the outbox
+	failed     bool // the socket does not take bytes any more
+	drained    chan struct{}
+	aliasesOut session.AliasesOut
+}
+
+type connState byte
+
+const (
+	expectConnect  connState = iota
+	authenticating           // an exchange of AUTH packets is under way
+	connected
+)
+
+// run serves the connection from its first byte to its end.
+func (c *conn) run() {
+	err := c.serve()
+	c.deadline.Stop()
+	if c.session != nil {
+		c.session.detach(c, err)
+	}
+	c.broker.ended(c, err)
+	switch {
+	case errors.As(err, new(*disconnected)), errors.Is(err, errClosedByPeer):
+		_ = c.nc.Close()
+	default:
+		c.close(c.disconnectPacket(err))
+	}
+	c.mu.Lock()
+	c.out = nil
+	c.mu.Unlock()
+}
+
+// stop ends the connection from outside of its goroutine: with the reason that the client will hear, if it is a code and
+// the client knows codes. The first reason counts.
+func (c *conn) stop(cause error) {
+	if c.cause.CompareAndSwap(nil, &cause) {
+		_ = c.nc.SetReadDeadline(time.Unix(1, 0)) // wakes the goroutine that reads
+	}
+}
+
+// ending returns why the connection is to end, nil while it is not.
+func (c *conn) ending() error {
+	if e := c.cause.Load(); e != nil {
+		return *e
+	}
+	return nil
+}
+
+// checkDeadline runs when the client may have been silent for too long: it has to be accepted in time, and to send
+// something in one and a half times the Keep Alive [MQTT-3.1.2-22]. It is set once and not moved by every packet.
+func (c *conn) checkDeadline() {
+	now := time.Now()
+	if !c.accepted.Load() {
+		c.stop(fmt.Errorf("no CONNECT was accepted in %v", c.broker.limits.ConnectTimeout))
+		return
+	}
+	next := time.Duration(1<<63 - 1)
+	if at := c.expires.Load(); at != 0 {
+		if next = time.Unix(0, at).Sub(now); next <= 0 {
+			c.stop(mqtt.MaximumConnectTime)
+			return
+		}
+	}
+	if k := c.keepAlive; k > 0 {
+		idle := now.Sub(c.broker.started) - time.Duration(c.lastRead.Load())
+		if idle >= k+k/2 {
+			c.stop(mqtt.KeepAliveTimeout)
+			return
+		}
+		next = min(next, k+k/2-idle)
+	}
+	if next < 1<<62 {
+		c.deadline.Reset(next)
+	}
+}
+
+// explain returns the properties that tell a client in words which rule it broke, when it asked for that: Request Problem
+// Information is 1 [MQTT-3.1.2-29]. Why a login failed is never told.
+func (c *conn) explain(err error) mqtt.Properties {
+	if !c.explains || err == nil {
+		return nil
+	}
+	code, _ := reasonOf(err)
+	text := err.Error()
+	if code == mqtt.BadUserNameOrPassword || code == mqtt.NotAuthorized || text == code.Error() || len(text) > 512 {
+		return nil
+	}
+	return mqtt.Properties(nil).WithString(mqtt.ReasonString, text)
+}

@@ -1,0 +1,23 @@
+// Package broker is an MQTT server: connections, sessions, routing, retained messages, shared subscriptions, and the
+// points at which a program extends it. It listens to nothing by itself and reads no configuration file:
+//
+//	b, err := broker.New(broker.Config{})
+//	ln, err := net.Listen("tcp", "127.0.0.1:1883")
+//	err = b.Serve(ctx, ln) // until ctx is done or Shutdown is called
+//
+// # The hot path
+//
+// Bytes become packets, packets meet their session, the router finds other sessions, they turn it into bytes again. The files
+// in that order: read.go, inbound.go, route.go, outbound.go, write.go. None of them knows a transport: [conn.process]
+// takes bytes wherever they came from.
+//
+// One goroutine reads a connection. What it read at once is one [turn]: all packets in it are processed, what they cause
+// is appended to the outboxes of other connections, and each of those is written once when the turn ends. Whoever appends
+// first to an empty outbox puts that connection on its turn's list and owns the flush. A write never waits: what the
+// socket does not take at once is left to a goroutine that lives until the outbox is empty.
+//
+// # Locks
+//
+// In this order, and never two of the same kind at once: Broker.mu, Session.mu, then one of subscriptions.mu and
+// retained.mu, then conn.mu. No lock is held while reading, writing or calling an extension point.
+package broker

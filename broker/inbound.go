@@ -1,0 +1,268 @@
+package broker
+
+import (
+	"fmt"
+
+	"github.com/magpiemq/magpie/mqtt"
+	"github.com/magpiemq/magpie/topic"
+)
+
+// handle processes one packet from a client.
+func (c *conn) handle(f mqtt.Frame, t *turn) error {
+	t.in[f.Type]++
+	if c.state != connected {
+		return c.handshake(f, t)
+	}
+	switch f.Type {
+	case mqtt.PUBLISH:
+		return c.onPublish(f, t)
+	case mqtt.PUBACK, mqtt.PUBREC, mqtt.PUBREL, mqtt.PUBCOMP:
+		return c.onAck(f, t)
+	case mqtt.SUBSCRIBE:
+		return c.onSubscribe(f, t)
+	case mqtt.UNSUBSCRIBE:
+		return c.onUnsubscribe(f, t)
+	case mqtt.PINGREQ:
+		if err := mqtt.ParseEmpty(f); err != nil {
+			return err
+		}
+		c.sendBytes(t, pingresp) // [MQTT-3.12.4-1]
+		return nil
+	case mqtt.DISCONNECT:
+		return c.onDisconnect(f)
+	case mqtt.AUTH:
+		return c.onReauthenticate(f, t)
+	case mqtt.CONNECT:
+		return fmt.Errorf("%w: a second CONNECT", mqtt.ProtocolError) // [MQTT-3.1.0-2]
+	}
+	return fmt.Errorf("%w: a client does not send %s", mqtt.ProtocolError, f.Type)
+}
+
+var pingresp = mqtt.AppendPingresp(nil)
+
+// publishedTopic is a Topic Name that the client publishes to, validated, with the decision about it.
+type publishedTopic struct {
+	name  string
+	epoch uint64 // of the decision; see Broker.accessEpoch
+	err   error  // why the client may not publish to it; nil when it may
+}
+
+// topicCacheSize bounds how many names a connection remembers. Devices publish to few.
+const topicCacheSize = 64
+
+// topicNamed returns the entry of a Topic Name. The one used last is found without a look-up.
+func (c *conn) topicNamed(name []byte) (*publishedTopic, error) {
+	if c.lastTopic != nil && c.lastTopic.name == string(name) {
+		return c.lastTopic, nil
+	}
+	if e, ok := c.topics[string(name)]; ok {
+		c.lastTopic = e
+		return e, nil
+	}
+	e := &publishedTopic{name: string(name)}
+	if err := topic.ValidateName(e.name, c.broker.topicLimits); err != nil {
+		return nil, nameError(err)
+	}
+	if c.lastTopic != nil { // a second name: from here on a map pays
+		if c.topics == nil || len(c.topics) >= topicCacheSize {
+			c.topics = make(map[string]*publishedTopic)
+			c.topics[c.lastTopic.name] = c.lastTopic
+		}
+		c.topics[e.name] = e
+	}
+	c.lastTopic = e
+	return e, nil
+}
+
+// resolve finds the Topic Name of a PUBLISH, by alias if need be (§3.3.2.3.4).
+func (c *conn) resolve(p *mqtt.Publish) (*publishedTopic, error) {
+	if len(p.Topic) == 0 {
+		name, err := c.aliases.Get(p.Alias)
+		if err != nil {
+			return nil, err
+		}
+		return c.topicNamed(bytesOf(name))
+	}
+	e, err := c.topicNamed(p.Topic)
+	if err == nil && p.HasAlias {
+		err = c.aliases.Set(p.Alias, e.name)
+	}
+	return e, err
+}
+
+// onPublish takes a message: resolve the name, decide, own it, acknowledge.
+func (c *conn) onPublish(f mqtt.Frame, t *turn) error {
+	p := &t.pub.Publish
+	if err := p.Parse(f, c.version); err != nil {
+		return err
+	}
+	t.pubIn[p.QoS]++
+	t.pubInB += len(p.Payload)
+	c.bucket.take()
+	if len(p.IDs) > 0 {
+		return fmt.Errorf("%w: a client does not send Subscription Identifiers", mqtt.ProtocolError) // [MQTT-3.3.4-6]
+	}
+	e, err := c.resolve(p)
+	if err != nil {
+		return err
+	}
+	fresh, err := c.receive(p)
+	if err == mqtt.PacketIdentifierInUse {
+		return c.refuse(p, t, err)
+	}
+	if err != nil {
+		return err
+	}
+	if !fresh {
+		c.acknowledge(p.QoS, p.PacketID, mqtt.Success, t) // seen before: answered again, delivered never [MQTT-4.3.3-10]
+		return nil
+	}
+	if err := c.mayPublish(e, p, t); err != nil {
+		return c.refuse(p, t, err)
+	}
+	qos, id := p.QoS, p.PacketID
+	t.pub.begin(e.name, c.info.ClientID, c.session)
+	code := mqtt.Success
+	if receivers := c.broker.publish(t, c.info); receivers == 0 {
+		code = mqtt.NoMatchingSubscribers
+	}
+	c.acknowledge(qos, id, code, t) // the message has an owner now [MQTT-4.3.2-4]
+	return nil
+}
+
+// receive opens the handshake of QoS 1 and 2 in the session, unless another connection owns that by now.
+func (c *conn) receive(p *mqtt.Publish) (fresh bool, err error) {
+	if p.QoS == mqtt.AtMostOnce {
+		return true, nil
+	}
+	s := c.session
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn.Load() != c {
+		return false, mqtt.SessionTakenOver
+	}
+	return s.in.Receive(p)
+}
+
+// mayPublish decides whether the client may publish this, and remembers the decision about the name.
+func (c *conn) mayPublish(e *publishedTopic, p *mqtt.Publish, t *turn) error {
+	if epoch := c.broker.accessEpoch.Load(); e.epoch != epoch {
+		t.flush() // an Authorizer may block
+		e.err, e.epoch = c.broker.mayWrite(c.info, e.name), epoch
+	}
+	if e.err != nil {
+		return e.err
+	}
+	return c.broker.checkContent(p.Props, p.Payload)
+}
+
+// refuse answers a message that is not accepted: with the code where the version has one. MQTT 3 has none: a message that
+// the client may not publish is acknowledged all the same, which [v3.1.1 MQTT-3.3.5-2] allows, so that a device does
+// not send it for ever; any other reason ends the connection. So it does for QoS 0, which has no answer.
+func (c *conn) refuse(p *mqtt.Publish, t *turn, err error) error {
+	c.broker.stats.refused.Add(1)
+	c.broker.log.Debug("message refused", "client", c.info.ClientID, "topic", c.lastTopic.name, "qos", p.QoS, "reason", err)
+	code, ok := reasonOf(err)
+	switch {
+	case !ok:
+		code = mqtt.UnspecifiedError
+	case code == mqtt.NotAuthorized:
+	case c.version != mqtt.V5, p.QoS == mqtt.AtMostOnce, code == mqtt.ProtocolError, code == mqtt.MalformedPacket:
+		return err
+	}
+	c.acknowledge(p.QoS, p.PacketID, code, t)
+	return nil
+}
+
+// acknowledge answers a PUBLISH with PUBACK or PUBREC.
+func (c *conn) acknowledge(qos mqtt.QoS, id uint16, code mqtt.ReasonCode, t *turn) {
+	if qos == mqtt.AtMostOnce {
+		return
+	}
+	a := mqtt.Ack{Type: mqtt.PUBACK, PacketID: id, Code: code}
+	s := c.session
+	s.mu.Lock()
+	if qos == mqtt.ExactlyOnce {
+		a.Type = mqtt.PUBREC
+		if code.Failed() && s.conn.Load() == c {
+			s.in.Refused(id)
+		}
+	} else if code != mqtt.PacketIdentifierInUse {
+		s.in.Acknowledged()
+	}
+	s.mu.Unlock()
+	c.sendAck(t, &a)
+}
+
+// onAck takes the steps of a handshake: PUBREL for messages received, the others for messages sent.
+func (c *conn) onAck(f mqtt.Frame, t *turn) error {
+	var a mqtt.Ack
+	if err := a.Parse(f, c.version); err != nil {
+		return err
+	}
+	s := c.session
+	s.mu.Lock()
+	if s.conn.Load() != c {
+		s.mu.Unlock()
+		return mqtt.SessionTakenOver
+	}
+	reply, err := s.acknowledged(&a)
+	s.settleQueue()
+	more := s.out.Ready() || len(s.replays) > 0
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if reply.Type != 0 {
+		c.sendAck(t, &reply)
+	}
+	if more {
+		s.pump(t)
+	}
+	return nil
+}
+
+// acknowledged applies one step of a handshake and returns the packet that answers it, if any.
+func (s *Session) acknowledged(a *mqtt.Ack) (reply mqtt.Ack, err error) {
+	switch a.Type {
+	case mqtt.PUBACK:
+		_, _, err = s.out.Acknowledge(a.PacketID)
+	case mqtt.PUBREC:
+		code, done, err := s.out.Received(a.PacketID, a.Code)
+		if err != nil || done {
+			return reply, err
+		}
+		return mqtt.Ack{Type: mqtt.PUBREL, PacketID: a.PacketID, Code: code}, nil // [MQTT-4.3.3-4]
+	case mqtt.PUBCOMP:
+		_, err = s.out.Complete(a.PacketID)
+	case mqtt.PUBREL:
+		code := s.in.Release(a.PacketID)
+		return mqtt.Ack{Type: mqtt.PUBCOMP, PacketID: a.PacketID, Code: code}, nil // [MQTT-4.3.3-11]
+	}
+	return reply, err
+}
+
+// onDisconnect ends the connection as the client wishes (§3.14).
+func (c *conn) onDisconnect(f mqtt.Frame) error {
+	var d mqtt.Disconnect
+	if err := d.Parse(f, c.version); err != nil {
+		return err
+	}
+	if seconds, ok := d.Props.Int(mqtt.SessionExpiryInterval); ok {
+		if c.info.Expiry == 0 && seconds > 0 {
+			return fmt.Errorf("%w: a session that ends with its connection cannot be kept", mqtt.ProtocolError) // [MQTT-3.14.2-2]
+		}
+		c.session.setExpiry(c, c.broker.expiry(seconds))
+	}
+	return &disconnected{d.Code}
+}
+
+// disconnected is the error of a connection that the client ended with DISCONNECT.
+type disconnected struct{ code mqtt.ReasonCode }
+
+func (d *disconnected) Error() string {
+	if d.code == mqtt.Success {
+		return "disconnected by the client"
+	}
+	return "disconnected by the client: " + d.code.String()
+}

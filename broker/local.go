@@ -1,0 +1,158 @@
+package broker
+
+import (
+	"sync"
+
+	"github.com/magpiemq/magpie/mqtt"
+	"github.com/magpiemq/magpie/session"
+	"github.com/magpiemq/magpie/topic"
+)
+
+// Handler receives messages in process. retained is true for a message that was retained before the subscription was made. It
+// runs on a goroutine of its subscription, one message after the other, and may block and call the broker.
+type Handler func(m *mqtt.Message, retained bool)
+
+// local is the connection of a subscriber in process: a queue and a function.
+type local struct {
+	handle Handler
+	most   int // messages that may wait; further ones are dropped
+
+	mu    sync.Mutex
+	queue []session.Delivery
+	wake  chan struct{} // has room for one
+	done  chan struct{}
+}
+
+func (l *local) push(d session.Delivery) DropReason {
+	l.mu.Lock()
+	full := len(l.queue) >= l.most
+	if !full {
+		l.queue = append(l.queue, d)
+	}
+	l.mu.Unlock()
+	if full {
+		return DropQueue
+	}
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+	return nothingDropped
+}
+
+// run hands over what comes until the subscription is closed.
+func (l *local) run() {
+	for {
+		select {
+		case <-l.done:
+			return
+		case <-l.wake:
+		}
+		l.mu.Lock()
+		batch := l.queue
+		l.queue = nil
+		l.mu.Unlock()
+		for _, d := range batch {
+			select {
+			case <-l.done:
+				return
+			default:
+				l.handle(d.Message, d.Retain)
+			}
+		}
+	}
+}
+
+// LocalSubscription is a subscription in process.
+type LocalSubscription struct {
+	session *Session
+	once    sync.Once
+}
+
+// Subscribe calls handle for every message that the filter matches, retained ones first. Nothing is checked by the
+// Authorizer: this is the program itself. Up to Limits.QueuedMessages may wait for handle; further ones are dropped and
+// counted. Close the subscription when it is not needed any more; Shutdown closes it too.
+func (b *Broker) Subscribe(filter string, qos mqtt.QoS, handle Handler) (*LocalSubscription, error) {
+	sub, err := b.checkSubscription(nil, mqtt.Subscription{Filter: filter, QoS: qos})
+	if err != nil {
+		return nil, err
+	}
+	l := &local{handle: handle, most: b.limits.QueuedMessages, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	s := &Session{broker: b, local: l, expiry: NeverExpires}
+	sub.session = s
+	made := &LocalSubscription{session: s}
+	b.mu.Lock()
+	if b.closing {
+		b.mu.Unlock()
+		return nil, mqtt.ServerShuttingDown
+	}
+	b.locals[made] = struct{}{}
+	b.tasks.Add(1)
+	b.mu.Unlock()
+	go func() {
+		defer b.tasks.Done()
+		l.run()
+	}()
+	if _, err := s.addSubscription(sub, nil); err != nil {
+		made.Close()
+		return nil, err
+	}
+	if sub.wantsRetained(true) {
+		s.pushRetained(sub)
+	}
+	return made, nil
+}
+
+// pushRetained queues the retained messages for a subscriber in process.
+func (s *Session) pushRetained(sub *subscription) {
+	t := s.broker.beginTurn()
+	defer t.end()
+	r := &s.broker.retained
+	for from := ""; ; {
+		var items []topic.Item[*mqtt.Message]
+		r.mu.RLock()
+		items, from = r.tree.Next(sub.filter, from, replayPage, t.items[:0])
+		r.mu.RUnlock()
+		t.items = items
+		for _, item := range items {
+			if !item.Value.Expired(t.now) {
+				s.local.push(session.Delivery{Message: item.Value, QoS: min(item.Value.QoS, sub.QoS), Retain: true})
+			}
+		}
+		if from == "" {
+			return
+		}
+	}
+}
+
+// Close ends the subscription. A handler that is running goes on; none is started after Close returns, except by itself.
+func (l *LocalSubscription) Close() {
+	l.once.Do(func() {
+		s := l.session
+		b := s.broker
+		b.mu.Lock()
+		delete(b.locals, l)
+		b.mu.Unlock()
+		t := b.beginTurn()
+		defer t.end()
+		b.endSession(s, mqtt.AdministrativeAction, t)
+		close(s.local.done)
+	})
+}
+
+// Publish publishes a message in process. It is routed before Publish returns, with all promises that hold for a client's
+// message that is acknowledged. The message must not be changed afterwards. Nothing is checked by the Authorizer; topics
+// that begin with $ are allowed.
+func (b *Broker) Publish(m *mqtt.Message) error {
+	if err := topic.ValidateName(m.Topic, b.topicLimits); err != nil {
+		return nameError(err)
+	}
+	if m.QoS > mqtt.ExactlyOnce {
+		return mqtt.QoSNotSupported
+	}
+	t := b.beginTurn()
+	defer t.end()
+	t.pub.beginMessage(m, t.now, nil)
+	b.publish(t, nil)
+	return nil
+}

@@ -1,0 +1,172 @@
+package broker
+
+import (
+	"errors"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/magpiemq/magpie/mqtt"
+)
+
+// readSize is the size of the buffer that a connection borrows while it has something to read. Idle connections hold none.
+const readSize = 64 << 10
+
+var readBuffers = sync.Pool{New: func() any { return new([readSize]byte) }}
+
+// input is the front of a connection: bytes that arrived and are not processed yet. It holds a pooled buffer only while
+// there are any, or while the read that fills it is under way.
+type input struct {
+	buf    []byte          // len is what a read may fill; buf[:n] arrived
+	n      int             // bytes that arrived and wait
+	need   int             // size of the packet that they begin, when known
+	pooled *[readSize]byte // where buf comes from; nil when it was made for one large packet
+	kept   []byte          // the bytes of an unfinished packet while no buffer is held
+	own    []byte          // the small buffer of a connection that cannot wait without one
+}
+
+// ownSize is the size of the buffer of a connection that can only be read by waiting with a buffer: TLS, WebSocket.
+const ownSize = 4 << 10
+
+// acquire makes room to read into.
+func (in *input) acquire() {
+	switch {
+	case in.buf == nil && in.own != nil:
+		in.buf = in.own
+	case in.buf == nil:
+		in.pooled = readBuffers.Get().(*[readSize]byte)
+		in.buf = in.pooled[:]
+		in.n = copy(in.buf, in.kept)
+		in.kept = nil
+	case in.n == len(in.buf): // a packet larger than the buffer: grow as its bytes come, never ahead of them
+		grown := make([]byte, max(min(2*len(in.buf), in.need), in.n+1))
+		copy(grown, in.buf[:in.n])
+		in.free()
+		in.buf = grown
+	}
+}
+
+// release gives the buffer back and keeps the bytes of an unfinished packet.
+func (in *input) release() {
+	if in.pooled == nil {
+		return // one large packet is on its way: its buffer stays
+	}
+	if in.n > 0 {
+		in.kept = append([]byte(nil), in.buf[:in.n]...)
+	}
+	in.free()
+}
+
+func (in *input) free() {
+	if in.pooled != nil {
+		readBuffers.Put(in.pooled)
+		in.pooled = nil
+	}
+	in.buf = nil
+}
+
+// consume drops the first used bytes.
+func (in *input) consume(used int) {
+	if used == 0 {
+		return
+	}
+	in.n = copy(in.buf, in.buf[used:in.n])
+	if in.pooled == nil && in.n == 0 {
+		in.buf = nil
+	}
+}
+
+// serve reads the connection until it ends and returns why: nil after a DISCONNECT.
+func (c *conn) serve() error {
+	defer c.in.free()
+	for {
+		n, err := c.fill()
+		if cause := c.ending(); cause != nil {
+			return cause
+		}
+		if err != nil {
+			return lost(err)
+		}
+		t := c.broker.beginTurn()
+		c.lastRead.Store(int64(t.now.Sub(c.broker.started)))
+		t.bytesIn += n
+		used, err := c.process(c.in.buf[:c.in.n], t)
+		t.end()
+		if err != nil {
+			return err
+		}
+		c.in.consume(used)
+		c.bucket.pause(c)
+	}
+}
+
+// lost turns the end of the byte stream into an error for people.
+func lost(err error) error {
+	if errors.Is(err, io.EOF) {
+		return errClosedByPeer
+	}
+	return err
+}
+
+var errClosedByPeer = errors.New("closed by the client without DISCONNECT")
+
+// fill waits until bytes have arrived and reads them behind those that wait.
+func (c *conn) fill() (n int, err error) {
+	if c.raw != nil {
+		return c.raw.fill(&c.in)
+	}
+	c.in.acquire()
+	n, err = c.nc.Read(c.in.buf[c.in.n:])
+	c.in.n += n
+	if n > 0 {
+		err = nil // it will come again
+	}
+	return n, err
+}
+
+// process handles every whole packet in b and returns how many bytes they took. It knows no transport. The error ends
+// the connection; a [mqtt.ReasonCode] in it is told to the client.
+func (c *conn) process(b []byte, t *turn) (used int, err error) {
+	for used < len(b) {
+		f, size, err := mqtt.ParseFrame(b[used:], c.version, c.limit)
+		if err != nil {
+			return used, err
+		}
+		if size == 0 || size > len(b)-used {
+			c.in.need = size
+			break
+		}
+		if err := c.handle(f, t); err != nil {
+			return used, err
+		}
+		used += size
+	}
+	return used, nil
+}
+
+// bucket is the token bucket of a client's publish rate: it pauses reading, it drops nothing.
+type bucket struct {
+	rate, burst float64 // messages per second; zero rate means no limit
+	tokens      float64
+	last        time.Time
+}
+
+func (k *bucket) take() { k.tokens-- }
+
+// pause waits until the client's messages have been paid for, or the connection is to end.
+func (k *bucket) pause(c *conn) {
+	if k.rate <= 0 {
+		return
+	}
+	now := time.Now()
+	k.tokens = min(k.burst, k.tokens+now.Sub(k.last).Seconds()*k.rate)
+	k.last = now
+	for k.tokens < 0 && c.ending() == nil {
+		wait := min(time.Duration(-k.tokens/k.rate*float64(time.Second))+time.Millisecond, 100*time.Millisecond)
+		time.Sleep(wait)
+		now := time.Now()
+		k.tokens += now.Sub(k.last).Seconds() * k.rate
+		k.last = now
+		c.lastRead.Store(int64(now.Sub(c.broker.started))) // we are the ones who do not read
+	}
+}

@@ -1,0 +1,214 @@
+package broker
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/magpiemq/magpie/mqtt"
+	"github.com/magpiemq/magpie/topic"
+)
+
+// publication is a message on its way through the router: a view of bytes that somebody else owns, until a receiver
+// has to keep it. Then one copy is made and shared by all.
+type publication struct {
+	mqtt.Publish
+	name      string
+	publisher string
+	from      *Session // for No Local; nil when the server publishes
+	msg       *mqtt.Message
+	encoded   [12]encoding // by layout
+}
+
+// encoding is the PUBLISH as it goes on the wire for one layout: version, QoS and RETAIN. Receivers of one layout differ
+// in the Packet Identifier only, so each layout is encoded once.
+type encoding struct {
+	bytes []byte // empty when not made yet
+	idAt  int    // where the Packet Identifier is
+}
+
+// begin starts the way of the message that was parsed into p.Publish.
+func (p *publication) begin(name, publisher string, from *Session) {
+	p.name, p.publisher, p.from, p.msg = name, publisher, from, nil
+	p.Topic, p.HasAlias, p.PacketID, p.Dup = bytesOf(name), false, 0, false
+	for i := range p.encoded {
+		p.encoded[i].bytes = p.encoded[i].bytes[:0]
+	}
+}
+
+// beginMessage starts the way of a message that is owned already.
+func (p *publication) beginMessage(m *mqtt.Message, now time.Time, from *Session) {
+	ids := p.IDs[:0]
+	p.Publish = view(m, now)
+	p.IDs = ids
+	p.begin(m.Topic, m.Publisher, from)
+	p.msg = m
+}
+
+// reset drops all references and keeps the small arrays.
+func (p *publication) reset() {
+	encoded, ids := p.encoded, p.IDs[:0]
+	for i := range encoded {
+		if cap(encoded[i].bytes) > 16<<10 {
+			encoded[i].bytes = nil
+		}
+	}
+	*p = publication{encoded: encoded}
+	p.IDs = ids
+}
+
+// view returns the message as a packet. The packet shares the message's memory.
+func view(m *mqtt.Message, now time.Time) mqtt.Publish {
+	p := mqtt.Publish{QoS: m.QoS, Retain: m.Retain, Topic: bytesOf(m.Topic), Payload: m.Payload, Props: m.Props}
+	p.Expiry, p.HasExpiry = m.Remaining(now) // [MQTT-3.3.2-6]
+	return p
+}
+
+// message returns the one copy.
+func (p *publication) message(now time.Time) *mqtt.Message {
+	if p.msg == nil {
+		p.msg = p.Message(p.name, p.publisher, now)
+	}
+	return p.msg
+}
+
+// layout encodes the message for a version, QoS and RETAIN, once.
+func (p *publication) layout(v mqtt.Version, qos mqtt.QoS, retain bool) *encoding {
+	i := int(qos)
+	if retain {
+		i += 3
+	}
+	if v == mqtt.V5 {
+		i += 6
+	}
+	e := &p.encoded[i]
+	if len(e.bytes) == 0 {
+		q := p.Publish
+		q.QoS, q.Retain, q.IDs = qos, retain, nil
+		e.bytes = q.Append(e.bytes, v)
+		e.idAt = 1 + lengthSize(e.bytes) + 2 + len(q.Topic)
+	}
+	return e
+}
+
+// lengthSize is the number of bytes of the Remaining Length of an encoded packet.
+func lengthSize(packet []byte) int {
+	n := 1
+	for packet[n] >= 128 {
+		n++
+	}
+	return n
+}
+
+// subscription is one filter of one session. It is immutable; a change replaces it.
+type subscription struct {
+	session *Session
+	mqtt.Subscription
+	filter  string   // without the prefix of a Shared Subscription
+	share   string   // the whole filter when it is shared, otherwise empty
+	ids     []uint32 // its Subscription Identifier, if any; shared by deliveries
+	covered bool     // the client may read whatever the filter matches: deliveries need no check
+}
+
+// subscriptions is who wants what.
+type subscriptions struct {
+	mu     sync.RWMutex
+	tree   topic.Tree[*Session, *subscription]
+	shared topic.Tree[string, *shareGroup] // by the share name
+}
+
+// publish owns a message that was accepted from a client, or from the server when from is nil: retains it if it is to
+// be, routes it, and tells how many sessions want it.
+func (b *Broker) publish(t *turn, from *ClientInfo) (receivers int) {
+	p := &t.pub
+	if h := b.hooks.Load(); len(h.published) > 0 {
+		for _, f := range h.published {
+			f(from, p.message(t.now))
+		}
+	}
+	if p.Retain {
+		b.retain(t)
+	}
+	return b.route(t)
+}
+
+// route delivers t.pub to every session with a matching subscription, and tells how many those are.
+func (b *Broker) route(t *turn) (receivers int) {
+	overlapping := b.match(t)
+	if overlapping {
+		return b.routeMerged(t)
+	}
+	for i := range t.matches {
+		if sub := t.matches[i].Value; !sub.echoes(&t.pub) {
+			sub.deliver(t)
+			receivers++
+		}
+	}
+	return receivers + t.deliverPicked()
+}
+
+// match collects the subscriptions of t.pub into t, one member of each group of shared ones (§4.8.2), and reports whether a session may be among them twice.
+func (b *Broker) match(t *turn) (overlapping bool) {
+	b.subs.mu.RLock()
+	defer b.subs.mu.RUnlock()
+	filters := 0
+	t.matches, filters = b.subs.tree.Match(t.pub.name, t.matches[:0])
+	t.groups = t.groups[:0]
+	t.picked = t.picked[:0]
+	if b.subs.shared.Len() > 0 {
+		t.groups, _ = b.subs.shared.Match(t.pub.name, t.groups)
+		for i := range t.groups {
+			if sub := t.groups[i].Value.pick(); sub != nil {
+				t.picked = append(t.picked, sub)
+			}
+		}
+	}
+	return filters > 1
+}
+
+// echoes reports whether the message would go back to its publisher against the option No Local [MQTT-3.8.3-3].
+func (s *subscription) echoes(p *publication) bool { return s.NoLocal && s.session == p.from }
+
+// routeMerged delivers where several filters matched: a session gets one copy, at the highest QoS, with the identifiers of
+// all its subscriptions that match [MQTT-3.3.4-2], [MQTT-3.3.4-3], [v3.1.1 MQTT-3.3.5-1].
+func (b *Broker) routeMerged(t *turn) (receivers int) {
+	if t.mergedAt == nil {
+		t.mergedAt = make(map[*Session]int)
+	}
+	clear(t.mergedAt)
+	t.merged = t.merged[:0]
+	for i := range t.matches {
+		sub := t.matches[i].Value
+		if sub.echoes(&t.pub) {
+			continue
+		}
+		at, seen := t.mergedAt[sub.session]
+		if !seen {
+			t.mergedAt[sub.session] = len(t.merged)
+			t.merged = append(t.merged, *sub)
+			continue
+		}
+		t.merged[at].merge(sub)
+	}
+	for i := range t.merged {
+		t.merged[i].deliver(t)
+	}
+	return len(t.merged) + t.deliverPicked()
+}
+
+// deliverPicked delivers to the chosen members of shared subscriptions.
+func (t *turn) deliverPicked() (receivers int) {
+	for _, sub := range t.picked {
+		sub.deliver(t)
+	}
+	return len(t.picked)
+}
+
+func (s *subscription) merge(other *subscription) {
+	s.QoS = max(s.QoS, other.QoS)
+	s.RetainAsPublished = s.RetainAsPublished || other.RetainAsPublished
+	s.covered = s.covered || other.covered
+	if len(other.ids) > 0 {
+		s.ids = slices.Concat(s.ids, other.ids)
+	}
+}

@@ -1,0 +1,289 @@
+package broker
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/magpiemq/magpie/mqtt"
+	"github.com/magpiemq/magpie/session"
+)
+
+// Session is the state of one client, connected or not (§4.1). The broker has one per ClientID; a Clean Start makes a new one.
+type Session struct {
+	broker *Broker
+	id     string
+	owner  string // the user that the session belongs to: nobody else may have it
+	local  *local // the function that receives, for subscribers in process; nil for clients
+	conn   atomic.Pointer[conn]
+	info   atomic.Pointer[ClientInfo] // of the connection that is or was last
+	busy   atomic.Bool                // messages wait: a shared subscription prefers others
+
+	mu        sync.Mutex
+	in        session.Inbound
+	out       session.Outbound
+	subs      map[string]*subscription // by the filter as the client sent it
+	replays   []replay                 // retained messages that the client is still to get
+	replaying bool                     // somebody sends them
+	expiry    time.Duration
+	timer     *time.Timer // ends the session
+	will      *will       // of the connection that is, or was last and may come back
+	willTimer *time.Timer
+	since     time.Time // when the last connection ended
+	ended     bool      // nobody finds this session any more
+
+	settledMessages, settledBytes int // of the queue, as the broker's totals have them
+}
+
+// openSession gives the connection its session: the one that exists, or a new one [MQTT-3.1.2-4], [MQTT-3.1.2-5]. The
+// CONNACK is the first thing in the outbox; from then on messages may follow it.
+func (b *Broker) openSession(c *conn, w *will, t *turn) error {
+	for {
+		s, old, err := b.findSession(c)
+		if err != nil {
+			return err
+		}
+		if old != nil {
+			b.endSession(old, mqtt.SessionTakenOver, t)
+		}
+		if s.attach(c, w, t) {
+			return nil
+		}
+	}
+}
+
+// findSession returns the session for the connection. old is the one that a Clean Start replaces.
+func (b *Broker) findSession(c *conn) (s, old *Session, err error) {
+	id := c.info.ClientID
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s = b.sessions[id]
+	if s != nil && s.isOver() {
+		s = nil
+	}
+	switch {
+	case b.closing:
+		return nil, nil, mqtt.ServerUnavailable
+	case s != nil && s.owner != c.info.User:
+		return nil, nil, mqtt.NotAuthorized // another user's session, whatever Clean Start says
+	case s != nil && !c.info.CleanStart:
+		return s, nil, nil
+	case s == nil && len(b.sessions) >= b.limits.Sessions:
+		return nil, nil, mqtt.QuotaExceeded
+	}
+	old = s
+	s = &Session{broker: b, id: id, owner: c.info.User}
+	b.sessions[id] = s
+	return s, old, nil
+}
+
+func (s *Session) isOver() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ended
+}
+
+// attach makes c the session's connection and takes over from another one. It returns false when the session has ended
+// meanwhile.
+func (s *Session) attach(c *conn, w *will, t *turn) bool {
+	s.mu.Lock()
+	if s.ended {
+		s.mu.Unlock()
+		return false
+	}
+	before := s.conn.Load()
+	late := s.missedWill(before)
+	present := before != nil || !s.since.IsZero()
+	c.session = s
+	s.info.Store(c.info)
+	s.expiry, s.will = c.info.Expiry, w
+	s.stopTimers()
+	s.in.Connected(c.receiveMaximum())
+	s.out.Connected(c.window(&c.login.connect))
+	c.sendBytes(t, c.connack(present)) // [MQTT-3.2.0-1]
+	for id := range s.out.Released() {
+		c.sendAck(t, &mqtt.Ack{Type: mqtt.PUBREL, PacketID: id}) // [MQTT-4.4.0-1]
+	}
+	s.replays, s.replaying = nil, false
+	s.conn.Store(c)
+	s.mu.Unlock()
+	if before != nil {
+		before.stop(mqtt.SessionTakenOver) // [MQTT-3.1.4-3]
+	}
+	if late != nil {
+		s.broker.publishWill(late, t)
+	}
+	if present {
+		t.flush()
+		s.broker.reauthorize(s) // what waits was accepted for whoever the client was then
+	}
+	return true
+}
+
+// missedWill returns the Will of a connection that is taken over, to be published now. A delayed Will is not sent when
+// the client comes back in time [MQTT-3.1.3-9], which it just did. The caller holds s.mu.
+func (s *Session) missedWill(before *conn) *will {
+	if before == nil || s.will == nil || s.will.delay > 0 {
+		return nil
+	}
+	return s.will
+}
+
+func (s *Session) stopTimers() {
+	for _, t := range []*time.Timer{s.timer, s.willTimer} {
+		if t != nil {
+			t.Stop()
+		}
+	}
+	s.timer, s.willTimer = nil, nil
+}
+
+// setExpiry changes the expiry on behalf of c (§3.14.2.2.2).
+func (s *Session) setExpiry(c *conn, d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn.Load() == c {
+		s.expiry = d
+	}
+}
+
+// detach ends the time of c: the session waits for the client to come back, or ends too.
+func (s *Session) detach(c *conn, cause error) {
+	b := s.broker
+	s.mu.Lock()
+	if s.conn.Load() != c {
+		s.mu.Unlock()
+		return // taken over
+	}
+	s.conn.Store(nil)
+	s.since = time.Now()
+	s.replays = nil
+	if d, ok := cause.(*disconnected); ok && d.code == mqtt.Success {
+		s.will = nil // [MQTT-3.1.2-10], [MQTT-3.14.4-3]
+	}
+	t := b.beginTurn()
+	defer t.end()
+	if s.expiry == 0 { // [MQTT-3.1.2-23]
+		r := s.end()
+		s.mu.Unlock()
+		b.bury(s, r, nil, t)
+		return
+	}
+	now := s.leaveWill()
+	if s.expiry != NeverExpires {
+		s.timer = time.AfterFunc(s.expiry, func() { s.expire(c) })
+	}
+	s.mu.Unlock()
+	if now != nil {
+		b.publishWill(now, t)
+	}
+	b.passOn(s, t, false)
+}
+
+// leaveWill returns the Will when it is to be published now, or sets the time for it. The caller holds s.mu.
+func (s *Session) leaveWill() (now *will) {
+	w := s.will
+	if w == nil {
+		return nil
+	}
+	due := w.due(s.expiry)
+	if due == 0 {
+		s.will = nil
+		return w
+	}
+	s.willTimer = time.AfterFunc(due, func() { s.willDue(w) })
+	return nil
+}
+
+// willDue publishes a delayed Will, unless the client came back.
+func (s *Session) willDue(w *will) {
+	s.mu.Lock()
+	due := s.will == w && s.conn.Load() == nil && !s.ended
+	if due {
+		s.will = nil
+	}
+	s.mu.Unlock()
+	if due {
+		t := s.broker.beginTurn()
+		defer t.end()
+		s.broker.publishWill(w, t)
+	}
+}
+
+// expire ends the session when the client has been away for too long since its connection c [MQTT-4.1.0-2].
+func (s *Session) expire(c *conn) {
+	s.mu.Lock()
+	expired := s.conn.Load() == nil && s.info.Load() == c.info && !s.ended
+	s.mu.Unlock()
+	if !expired {
+		return
+	}
+	s.broker.stats.expired.Add(1)
+	t := s.broker.beginTurn()
+	defer t.end()
+	s.broker.endSession(s, nil, t)
+}
+
+// endSession removes the session, and its connection if there is one, which hears the cause. Without a cause it only ends
+// while nobody is connected.
+func (b *Broker) endSession(s *Session, cause error, t *turn) {
+	s.mu.Lock()
+	if s.ended || cause == nil && s.conn.Load() != nil {
+		s.mu.Unlock()
+		return
+	}
+	r := s.end()
+	s.mu.Unlock()
+	b.bury(s, r, cause, t)
+}
+
+// remains is what is left of a session that has ended.
+type remains struct {
+	conn *conn
+	will *will
+	subs map[string]*subscription
+}
+
+// end makes the session one that nobody finds any more. The caller holds s.mu, and buries what is returned.
+func (s *Session) end() remains {
+	r := remains{s.conn.Swap(nil), s.will, s.subs}
+	s.ended, s.will, s.subs, s.replays = true, nil, nil, nil
+	s.stopTimers()
+	return r
+}
+
+// bury cleans up after a session: its subscriptions, what waits in it, and its Will, published now if it was not
+// before [MQTT-3.1.3-9].
+func (b *Broker) bury(s *Session, r remains, cause error, t *turn) {
+	b.mu.Lock()
+	if b.sessions[s.id] == s {
+		delete(b.sessions, s.id)
+	}
+	b.mu.Unlock()
+	for _, sub := range r.subs {
+		b.removeSubscription(sub)
+	}
+	b.passOn(s, t, true)
+	if r.conn != nil {
+		r.conn.stop(cause)
+	}
+	if r.will != nil {
+		b.publishWill(r.will, t)
+	}
+}
+
+// publishWill publishes a Will, if its client still may [MQTT-3.1.2-8].
+func (b *Broker) publishWill(w *will, t *turn) {
+	if err := b.mayWrite(w.info, w.message.Topic); err != nil {
+		b.log.Info("will not published", "client", w.info.ClientID, "topic", w.message.Topic, "reason", err)
+		return
+	}
+	m := w.message
+	if w.expiry > 0 {
+		copied := *m
+		copied.Expires = time.Now().Add(w.expiry)
+		m = &copied
+	}
+	t.pub.beginMessage(m, t.now, nil)
+	b.publish(t, w.info)
+}

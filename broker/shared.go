@@ -1,0 +1,158 @@
+package broker
+
+import (
+	"slices"
+	"sync/atomic"
+
+	"github.com/magpiemq/magpie/mqtt"
+	"github.com/magpiemq/magpie/session"
+	"github.com/magpiemq/magpie/topic"
+)
+
+// shareGroup is one Shared Subscription: "$share/{group}/{filter}" with its members (§4.8.2). subscriptions.mu guards the
+// members; the slice is replaced and never changed, so that a reader may keep it.
+type shareGroup struct {
+	members []*subscription
+	turn    atomic.Uint32
+}
+
+// replace puts made where old was; nil stands for nobody.
+func (g *shareGroup) replace(old, made *subscription) {
+	if i := slices.Index(g.members, old); old != nil && i >= 0 {
+		if made != nil {
+			g.members = slices.Clone(g.members)
+			g.members[i] = made
+			return
+		}
+		g.members = slices.Delete(slices.Clone(g.members), i, i+1)
+		return
+	}
+	if made != nil {
+		g.members = append(slices.Clip(g.members), made)
+	}
+}
+
+func (g *shareGroup) empty() bool { return len(g.members) == 0 }
+
+// pick chooses the member that gets the next message: in turn among those that are connected and keep up, else among those
+// that are connected, else among all. It returns nil when there is nobody.
+func (g *shareGroup) pick() *subscription {
+	members := g.members
+	n := uint32(len(members))
+	if n == 0 {
+		return nil
+	}
+	first := g.turn.Add(1)
+	best, bestRank := members[first%n], -1
+	for i := range n {
+		m := members[(first+i)%n]
+		if r := m.session.rank(); r > bestRank {
+			best, bestRank = m, r
+			if r == keepsUp {
+				break
+			}
+		}
+	}
+	return best
+}
+
+// The ranks of a member, worst first.
+const (
+	away = iota
+	behind
+	keepsUp
+)
+
+func (s *Session) rank() int {
+	switch {
+	case s.local != nil:
+		return keepsUp
+	case s.conn.Load() == nil:
+		return away
+	case s.busy.Load():
+		return behind
+	}
+	return keepsUp
+}
+
+// passOn gives messages of Shared Subscriptions that the session has not acknowledged to other members: when it went away,
+// if somebody else is there; when it ended, in any case. A QoS 2 message that was sent stays: it must not go to
+// anybody else [MQTT-4.8.2-4], [MQTT-4.8.2-5]. Everything else in an ended session is dropped.
+func (b *Broker) passOn(s *Session, t *turn, ended bool) {
+	var moved []session.Delivery
+	var lost []*mqtt.Message
+	s.mu.Lock()
+	s.out.Remove(func(d session.Delivery, started bool) bool {
+		bound := started && d.QoS == mqtt.ExactlyOnce
+		if d.Share != "" && !bound && (ended || b.othersOf(d.Share, s)) {
+			moved = append(moved, d)
+			return true
+		}
+		if ended {
+			lost = append(lost, d.Message)
+		}
+		return ended
+	})
+	s.settleQueue()
+	s.mu.Unlock()
+	for _, d := range moved {
+		b.routeAgain(d, s, t)
+	}
+	for _, m := range lost {
+		b.droppedMessage(s, m, DropSessionEnd)
+	}
+}
+
+// passOnShare gives what waits in the session for one Shared Subscription, which it has left, to the other members.
+func (b *Broker) passOnShare(s *Session, share string, t *turn) {
+	var moved []session.Delivery
+	s.mu.Lock()
+	s.out.Remove(func(d session.Delivery, started bool) bool {
+		if started || d.Share != share {
+			return false
+		}
+		moved = append(moved, d)
+		return true
+	})
+	s.settleQueue()
+	s.mu.Unlock()
+	for _, d := range moved {
+		b.routeAgain(d, s, t)
+	}
+}
+
+// group returns the members of a Shared Subscription.
+func (b *Broker) group(share string) []*subscription {
+	_, filter, _ := topic.ParseShare(share)
+	b.subs.mu.RLock()
+	defer b.subs.mu.RUnlock()
+	if g, ok := b.subs.shared.Get(filter, share); ok {
+		return g.members
+	}
+	return nil
+}
+
+// othersOf reports whether a member other than s is connected.
+func (b *Broker) othersOf(share string, s *Session) bool {
+	return slices.ContainsFunc(b.group(share), func(m *subscription) bool {
+		return m.session != s && m.session.rank() > away
+	})
+}
+
+// routeAgain gives one message of a Shared Subscription to a member other than s, if there is one.
+func (b *Broker) routeAgain(d session.Delivery, s *Session, t *turn) {
+	others := shareGroup{}
+	for _, m := range b.group(d.Share) {
+		if m.session != s {
+			others.members = append(others.members, m)
+		}
+	}
+	others.turn.Store(uint32(t.now.UnixNano()))
+	sub := others.pick()
+	if sub == nil {
+		b.droppedMessage(s, d.Message, DropSessionEnd)
+		return
+	}
+	t.pub.beginMessage(d.Message, t.now, nil)
+	sub.deliver(t)
+}

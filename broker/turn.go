@@ -1,0 +1,80 @@
+package broker
+
+import (
+	"sync"
+	"time"
+
+	"github.com/magpiemq/magpie/mqtt"
+	"github.com/magpiemq/magpie/topic"
+)
+
+// turn is one batch of work on one goroutine: as a rule, everything that one read brought. It collects the connections
+// that have something to write, so that each is written once, and the counts, so that shared counters are touched once. It
+// lends its scratch space to the router. Nobody keeps one.
+type turn struct {
+	broker *Broker
+	now    time.Time
+	dirty  []*conn
+
+	pub      publication
+	matches  []topic.Entry[*Session, *subscription]
+	groups   []topic.Entry[string, *shareGroup]
+	picked   []*subscription // of the groups
+	merged   []subscription
+	mergedAt map[*Session]int
+	items    []topic.Item[*mqtt.Message]
+
+	bytesIn int
+	in      [16]int // packets received by type
+	pubIn   [3]int  // PUBLISH received by QoS
+	pubOut  [3]int  // PUBLISH sent by QoS
+	pubInB  int     // payload bytes
+	pubOutB int
+}
+
+var turns = sync.Pool{New: func() any { return new(turn) }}
+
+func (b *Broker) beginTurn() *turn {
+	t := turns.Get().(*turn)
+	t.broker, t.now = b, time.Now()
+	return t
+}
+
+// flush writes every outbox that was appended to. Call it before anything that may block.
+func (t *turn) flush() {
+	for i := 0; i < len(t.dirty); i++ { // flushing one may make another dirty
+		t.dirty[i].flush(t)
+	}
+	clear(t.dirty)
+	t.dirty = t.dirty[:0]
+}
+
+// end flushes, counts and gives the turn back.
+func (t *turn) end() {
+	t.flush()
+	t.broker.stats.add(t)
+	t.forget()
+	turns.Put(t)
+}
+
+// forget drops every reference, so that an idle turn keeps nothing alive.
+func (t *turn) forget() {
+	t.pub.reset()
+	clear(t.matches[:cap(t.matches)])
+	clear(t.groups[:cap(t.groups)])
+	clear(t.picked[:cap(t.picked)])
+	clear(t.merged[:cap(t.merged)])
+	clear(t.items[:cap(t.items)])
+	*t = turn{
+		dirty: t.dirty[:0], pub: t.pub, mergedAt: t.mergedAt,
+		picked: small(t.picked), matches: small(t.matches), groups: small(t.groups), merged: small(t.merged), items: small(t.items),
+	}
+}
+
+// small lets go of scratch space that one large fan-out made.
+func small[S ~[]E, E any](s S) S {
+	if cap(s) > 16<<10 {
+		return nil
+	}
+	return s[:0]
+}
