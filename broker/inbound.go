@@ -141,7 +141,12 @@ func (c *conn) receive(p *mqtt.Publish) (fresh bool, err error) {
 	if s.conn.Load() != c {
 		return false, mqtt.SessionTakenOver
 	}
-	return s.in.Receive(p)
+	fresh, err = s.in.Receive(p)
+	if err == mqtt.PacketIdentifierInUse && c.version != mqtt.V5 {
+		s.in.Refused(p.PacketID) // MQTT 3 has no code for this: the client has forgotten the old handshake, so do we
+		return s.in.Receive(p)
+	}
+	return fresh, err
 }
 
 // mayPublish decides whether the client may publish this, and remembers the decision about the name.

@@ -60,11 +60,11 @@ func (s *Subscription) parseOptions(o byte, v Version) error {
 	s.RetainHandling = RetainHandling(o >> 4 & 3)
 	switch {
 	case o&reserved != 0:
-		return wrong(MalformedPacket, "reserved subscription options are set") // [MQTT-3.8.3-5], [v3.1.1 MQTT-3-8.3-4]
+		return wrong(MalformedPacket, "reserved subscription options are set") // [MQTT-3.8.3-5], [v3.1.1 MQTT-3.8.3-4]
 	case s.QoS == 3 && v == V5:
 		return wrong(ProtocolError, "maximum QoS of a subscription is 3") // §3.8.3.1
 	case s.QoS == 3:
-		return wrong(MalformedPacket, "requested QoS is 3") // [v3.1.1 MQTT-3-8.3-4]
+		return wrong(MalformedPacket, "requested QoS is 3") // [v3.1.1 MQTT-3.8.3-4]
 	case s.RetainHandling == 3:
 		return wrong(ProtocolError, "retain handling is 3") // §3.8.3.1
 	}

@@ -329,6 +329,7 @@ func (c *compared) checkCounts() {
 	for _, d := range c.ref.waiting {
 		size += d.size()
 	}
+	c.equal("unacknowledged", c.out.unacked, c.ref.unacked())
 	n, bytes := c.out.Queued()
 	c.equal("Queued", [2]int{n, bytes}, [2]int{len(c.ref.waiting), size})
 	size = 0
