@@ -57,17 +57,13 @@ func (t *turn) end() {
 	turns.Put(t)
 }
 
-// forget drops every reference, so that an idle turn keeps nothing alive.
+// forget drops the message and the counts. References in the scratch space stay until the next turn overwrites them, or the
+// pool lets the turn go; clearing them would cost every turn something.
 func (t *turn) forget() {
 	t.pub.reset()
-	clear(t.matches[:cap(t.matches)])
-	clear(t.groups[:cap(t.groups)])
-	clear(t.picked[:cap(t.picked)])
-	clear(t.merged[:cap(t.merged)])
-	clear(t.items[:cap(t.items)])
 	*t = turn{
 		dirty: t.dirty[:0], pub: t.pub, mergedAt: t.mergedAt,
-		picked: small(t.picked), matches: small(t.matches), groups: small(t.groups), merged: small(t.merged), items: small(t.items),
+		matches: small(t.matches), groups: small(t.groups), picked: small(t.picked), merged: small(t.merged), items: small(t.items),
 	}
 }
 

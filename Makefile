@@ -1,0 +1,41 @@
+# The few commands of this repository. `make check` is what continuous integration runs.
+
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+FUZZTIME    ?= 1m
+TARGETS     := linux/amd64 linux/arm64 linux/arm darwin/arm64 windows/amd64
+
+.PHONY: run test check lint cross fuzz bench generate
+
+run: ## start a broker on 127.0.0.1:1883
+	go run ./cmd/magpie serve
+
+test: ## run every test; installs what is missing where it can
+	./test.sh
+
+check: ## what continuous integration runs
+	.ci/run
+
+lint: ## go vet and staticcheck, in both modules
+	go vet ./...
+	go run $(STATICCHECK) ./...
+	go -C interop vet ./...
+
+cross: ## build the binary for every system
+	@for t in $(TARGETS); do \
+		echo "building $$t"; \
+		GOOS=$${t%/*} GOARCH=$${t#*/} CGO_ENABLED=0 go build -trimpath -o /dev/null ./cmd/magpie || exit 1; \
+	done
+
+fuzz: ## run every fuzz target for FUZZTIME each
+	@go list ./... | while read -r pkg; do \
+		for target in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+			echo "== $$pkg $$target"; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+		done; \
+	done
+
+bench: ## run the benchmarks of the parts
+	go test -run '^$$' -bench . -benchmem ./mqtt ./topic ./session ./broker ./auth
+
+generate: ## renew the pages in docs that are made from the code
+	go generate ./...
