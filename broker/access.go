@@ -134,6 +134,11 @@ func (b *Broker) reviewSubscription(s *Session, info *ClientInfo, sub *subscript
 	if updated.covered != sub.covered {
 		s.subs[sub.Filter] = &updated
 		b.addSubscription(&updated, sub)
+		for _, r := range s.replays {
+			if r.sub == sub {
+				r.sub = &updated
+			}
+		}
 	}
 }
 

@@ -37,6 +37,7 @@ type Broker struct {
 	stats       stats
 	subs        subscriptions
 	retained    retained
+	holding     holding
 
 	mu        sync.RWMutex // guards all below
 	sessions  map[string]*Session
@@ -74,6 +75,10 @@ func New(cfg Config) (*Broker, error) {
 		}
 		seen[e.Method()] = true
 	}
+	b.holding.conns = make(map[*conn]struct{})
+	if cfg.Store != nil {
+		cfg.Store.OnCommit(b.committed)
+	}
 	b.accessEpoch.Store(1)
 	b.hooks.Store(hooksOf(b.observers))
 	b.ctx, b.cancel = context.WithCancel(context.Background())
@@ -98,7 +103,7 @@ func (b *Broker) Serve(ctx context.Context, listeners ...net.Listener) error {
 	defer stop()
 	failures := make(chan error, len(listeners))
 	for _, ln := range listeners {
-		go func() { failures <- b.accept(ln) }()
+		go func() { failures <- b.accept(ctx, ln) }()
 	}
 	var failed error
 	for range listeners {
@@ -134,7 +139,7 @@ func (b *Broker) closeListeners(listeners []net.Listener) {
 }
 
 // accept takes connections from one listener until it is closed.
-func (b *Broker) accept(ln net.Listener) error {
+func (b *Broker) accept(ctx context.Context, ln net.Listener) error {
 	wait := time.Duration(0)
 	for {
 		nc, err := ln.Accept()
@@ -142,7 +147,7 @@ func (b *Broker) accept(ln net.Listener) error {
 		case err == nil:
 			wait = 0
 			b.ServeConn(nc)
-		case errors.Is(err, net.ErrClosed):
+		case errors.Is(err, net.ErrClosed), ctx.Err() != nil, b.ctx.Err() != nil:
 			return nil
 		default: // out of file descriptors, most likely: some may come free
 			b.log.Warn("cannot accept connections", "listener", ln.Addr().String(), "reason", err)
@@ -242,6 +247,7 @@ func (b *Broker) accepted() {
 
 // ended forgets a connection and tells about it.
 func (b *Broker) ended(c *conn, err error) {
+	b.unhold(c)
 	b.mu.Lock()
 	delete(b.conns, c)
 	if c.state != connected {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/magpiemq/magpie/session"
+	"github.com/magpiemq/magpie/store"
 )
 
 // Unlimited is the value of a limit that does not limit.
@@ -20,6 +21,7 @@ type Config struct {
 	Authorizer    Authorizer              // decides every publish, subscription and delivery; nil allows all
 	Events        Events
 	Limits        Limits
+	Store         store.Store               // told every QoS 1, QoS 2 and retained message, which is acknowledged when it is committed; nil keeps nothing
 	Listeners     map[string]ListenerConfig // settings of single listeners, by the name that their connections carry
 
 	Logger      *slog.Logger  // nil discards
@@ -56,10 +58,10 @@ type Limits struct {
 	TopicAliases    int // that a client may give to us, and we to a client; default 32, Unlimited means 65,535
 	ReceiveMaximum  int // QoS 1 and 2 handshakes that a client may have open towards us; default 1024; not told to MQTT 3, which may use all 65,535
 	MaxInflight     int // handshakes that we have open towards a client, which may ask for fewer; default 1024
-	OutboxBytes     int // waiting to be written to one connection; beyond it QoS 0 is dropped and QoS 1 and 2 wait in the queue; default 1 MiB
+	OutboxBytes     int // waiting to be written to one connection; beyond it QoS 0 is dropped and QoS 1 and 2 wait in the queue, beyond four times as much its client is not read; default 1 MiB
 	QueuedMessages  int // waiting in one session; default 100,000
-	QueuedBytes     int // waiting in one session; default 64 MiB
-	TotalQueueBytes int // waiting in all sessions together; default 1 GiB
+	QueuedBytes     int // waiting or unacknowledged in one session; default 64 MiB
+	TotalQueueBytes int // waiting or unacknowledged in all sessions together; default 1 GiB
 
 	SessionExpiry time.Duration // longest that a session outlives its connection; default Unlimited
 	MaxKeepAlive  time.Duration // longest Keep Alive granted to MQTT 5.0 clients; default Unlimited
@@ -101,8 +103,11 @@ func (l Limits) withDefaults() Limits {
 	}
 	l.PacketSize = min(l.PacketSize, maxPacket)
 	l.ConnectSize = min(l.ConnectSize, l.PacketSize)
-	if l.ConnectTimeout == 0 {
+	switch {
+	case l.ConnectTimeout == 0:
 		l.ConnectTimeout = 10 * time.Second
+	case l.ConnectTimeout < 0:
+		l.ConnectTimeout = NeverExpires
 	}
 	if l.SessionExpiry <= 0 {
 		l.SessionExpiry = NeverExpires

@@ -49,12 +49,14 @@ type conn struct {
 	pending atomic.Int64 // bytes appended to the outbox and not written yet
 	starved atomic.Bool  // the session has more for the outbox when it is written
 
+	held []heldAnswer // answers that wait for the store, in order; guarded by Broker.holding.mu
+
 	mu         sync.Mutex // guards the outbox, which is all below
 	out        []byte
-	dirty      bool // on the list of a turn, which will flush
-	writing    bool // somebody writes what was taken from the outbox
-	failed     bool // the socket does not take bytes any more
-	drained    chan struct{}
+	dirty      bool          // on the list of a turn, which will flush
+	writing    bool          // somebody writes what was taken from the outbox
+	failed     bool          // the socket does not take bytes any more
+	drained    chan struct{} // closed when writing becomes false; made by who waits for that
 	aliasesOut session.AliasesOut
 }
 
@@ -81,7 +83,7 @@ func (c *conn) run() {
 		c.close(c.disconnectPacket(err))
 	}
 	c.mu.Lock()
-	c.out = nil
+	c.failed, c.out = true, nil // nobody writes any more, nor starts a goroutine for it
 	c.mu.Unlock()
 }
 
@@ -139,6 +141,9 @@ func (c *conn) explain(err error) mqtt.Properties {
 	text := err.Error()
 	if code == mqtt.BadUserNameOrPassword || code == mqtt.NotAuthorized || text == code.Error() || len(text) > 512 {
 		return nil
+	}
+	if len(text)+16 > c.maxPacket {
+		return nil // [MQTT-3.2.2-19], [MQTT-3.14.2-3]
 	}
 	return mqtt.Properties(nil).WithString(mqtt.ReasonString, text)
 }

@@ -81,6 +81,10 @@ func (c *conn) onConnect(f mqtt.Frame, t *turn) error {
 	if v, ok := p.Props.Int(mqtt.RequestProblemInformation); ok {
 		c.explains = v == 1
 	}
+	c.maxPacket = maxPacket
+	if n, ok := p.Props.Int(mqtt.MaximumPacketSize); ok {
+		c.maxPacket = int(min(int64(n), maxPacket))
+	}
 	if err := c.checkConnect(l); err != nil {
 		return err
 	}
@@ -171,9 +175,8 @@ func (c *conn) authenticate(t *turn) (Grant, error) {
 	if a == nil {
 		a = c.broker.config.Authenticator
 	}
-	p := &c.login.connect
 	if a == nil {
-		return Grant{User: p.Username}, nil
+		return Grant{}, nil // nobody has checked the user name, so it means nothing
 	}
 	t.flush()
 	ctx, cancel := c.authContext()
@@ -234,10 +237,6 @@ func (c *conn) applyLimits(p *mqtt.Connect) {
 	if n := c.config.MaxPacketSize; n > 0 {
 		c.limit = n
 	}
-	c.maxPacket = maxPacket
-	if n, ok := p.Props.Int(mqtt.MaximumPacketSize); ok {
-		c.maxPacket = int(min(int64(n), maxPacket))
-	}
 	if p.Version == mqtt.V5 {
 		c.aliases.Reset(uint16(b.limits.TopicAliases))
 		most, _ := p.Props.Int(mqtt.TopicAliasMaximum)
@@ -270,7 +269,7 @@ func (c *conn) receiveMaximum() int {
 func (b *Broker) keepAlive(p *mqtt.Connect) time.Duration {
 	k := time.Duration(p.KeepAlive) * time.Second
 	if most := b.limits.MaxKeepAlive; most > 0 && p.Version == mqtt.V5 && (k == 0 || k > most) {
-		return most.Truncate(time.Second)
+		return min(max(most.Truncate(time.Second), time.Second), 65_535*time.Second)
 	}
 	return k
 }

@@ -123,7 +123,10 @@ func (c *conn) reauthenticated(g Grant, t *turn) error {
 	info := *c.info
 	info.Access = g.Access
 	c.info = &info
-	c.session.info.Store(&info)
+	c.topics, c.lastTopic = nil, nil // they know what was allowed before
+	if err := c.session.renew(c); err != nil {
+		return err
+	}
 	if g.Expires.IsZero() {
 		c.expires.Store(0)
 	} else {
@@ -132,5 +135,21 @@ func (c *conn) reauthenticated(g Grant, t *turn) error {
 	c.deadline.Reset(0)
 	c.sendAuth(t, mqtt.Success, c.login.lastReply)
 	c.broker.reauthorize(c.session)
+	return nil
+}
+
+// renew gives the session the new info of c, unless another connection owns it by now.
+func (s *Session) renew(c *conn) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn.Load() != c {
+		return mqtt.SessionTakenOver
+	}
+	s.info.Store(c.info)
+	if s.will != nil {
+		renewed := *s.will
+		renewed.info = c.info // it is published only if the client may at that time
+		s.will = &renewed
+	}
 	return nil
 }

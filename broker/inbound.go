@@ -121,9 +121,14 @@ func (c *conn) onPublish(f mqtt.Frame, t *turn) error {
 		return c.refuse(p, t, err)
 	}
 	qos, id := p.QoS, p.PacketID
-	t.pub.begin(e.name, c.info.ClientID, c.session)
+	t.pub.begin(e.name, c.info.ClientID)
+	receivers, err := c.broker.publish(t, c.info, id)
+	if err != nil {
+		p.PacketID = id
+		return c.refuse(p, t, err)
+	}
 	code := mqtt.Success
-	if receivers := c.broker.publish(t, c.info); receivers == 0 {
+	if receivers == 0 {
 		code = mqtt.NoMatchingSubscribers
 	}
 	c.acknowledge(qos, id, code, t) // the message has an owner now [MQTT-4.3.2-4]
@@ -153,7 +158,11 @@ func (c *conn) receive(p *mqtt.Publish) (fresh bool, err error) {
 func (c *conn) mayPublish(e *publishedTopic, p *mqtt.Publish, t *turn) error {
 	if epoch := c.broker.accessEpoch.Load(); e.epoch != epoch {
 		t.flush() // an Authorizer may block
-		e.err, e.epoch = c.broker.mayWrite(c.info, e.name), epoch
+		err := c.broker.mayWrite(c.info, e.name)
+		if code, _ := reasonOf(err); err != nil && code != mqtt.NotAuthorized {
+			return err // no decision but a fault: ask again next time
+		}
+		e.err, e.epoch = err, epoch
 	}
 	if e.err != nil {
 		return e.err
@@ -179,24 +188,14 @@ func (c *conn) refuse(p *mqtt.Publish, t *turn, err error) error {
 	return nil
 }
 
-// acknowledge answers a PUBLISH with PUBACK or PUBREC.
+// acknowledge answers a PUBLISH with PUBACK or PUBREC, once what it acknowledges is kept.
 func (c *conn) acknowledge(qos mqtt.QoS, id uint16, code mqtt.ReasonCode, t *turn) {
-	if qos == mqtt.AtMostOnce {
-		return
+	switch qos {
+	case mqtt.AtLeastOnce:
+		c.answer(t, t.pub.position, mqtt.Ack{Type: mqtt.PUBACK, PacketID: id, Code: code})
+	case mqtt.ExactlyOnce:
+		c.answer(t, t.pub.position, mqtt.Ack{Type: mqtt.PUBREC, PacketID: id, Code: code})
 	}
-	a := mqtt.Ack{Type: mqtt.PUBACK, PacketID: id, Code: code}
-	s := c.session
-	s.mu.Lock()
-	if qos == mqtt.ExactlyOnce {
-		a.Type = mqtt.PUBREC
-		if code.Failed() && s.conn.Load() == c {
-			s.in.Refused(id)
-		}
-	} else if code != mqtt.PacketIdentifierInUse {
-		s.in.Acknowledged()
-	}
-	s.mu.Unlock()
-	c.sendAck(t, &a)
 }
 
 // onAck takes the steps of a handshake: PUBREL for messages received, the others for messages sent.

@@ -109,15 +109,21 @@ func (s *Session) pushRetained(sub *subscription) {
 	defer t.end()
 	r := &s.broker.retained
 	for from := ""; ; {
-		var items []topic.Item[*mqtt.Message]
-		r.mu.RLock()
-		items, from = r.tree.Next(sub.filter, from, replayPage, t.items[:0])
-		r.mu.RUnlock()
-		t.items = items
-		for _, item := range items {
-			if !item.Value.Expired(t.now) {
-				s.local.push(session.Delivery{Message: item.Value, QoS: min(item.Value.QoS, sub.QoS), Retain: true})
+		var lost []*mqtt.Message
+		r.mu.RLock() // held while pushing: see sendCurrent
+		t.items, from = r.tree.Next(sub.filter, from, replayPage, t.items[:0])
+		for i := range t.items {
+			m := t.items[i].Value
+			if m.Expired(t.now) {
+				continue
 			}
+			if s.local.push(session.Delivery{Message: m, QoS: min(m.QoS, sub.QoS), Retain: true}) != nothingDropped {
+				lost = append(lost, m)
+			}
+		}
+		r.mu.RUnlock()
+		for _, m := range lost {
+			s.broker.droppedMessage(s, m, DropQueue)
 		}
 		if from == "" {
 			return
@@ -140,8 +146,8 @@ func (l *LocalSubscription) Close() {
 	})
 }
 
-// Publish publishes a message in process. It is routed before Publish returns, with all promises that hold for a client's
-// message that is acknowledged. The message must not be changed afterwards. Nothing is checked by the Authorizer; topics
+// Publish publishes a message in process. It is routed before Publish returns, but not waited for until the store has
+// committed it. The message must not be changed afterwards. Nothing is checked by the Authorizer; topics
 // that begin with $ are allowed.
 func (b *Broker) Publish(m *mqtt.Message) error {
 	if err := topic.ValidateName(m.Topic, b.topicLimits); err != nil {
@@ -152,7 +158,7 @@ func (b *Broker) Publish(m *mqtt.Message) error {
 	}
 	t := b.beginTurn()
 	defer t.end()
-	t.pub.beginMessage(m, t.now, nil)
-	b.publish(t, nil)
-	return nil
+	t.pub.beginMessage(m, t.now)
+	_, err := b.publish(t, nil, 0)
+	return err
 }

@@ -14,11 +14,16 @@ func (s *subscription) deliver(t *turn) {
 	qos := min(p.QoS, s.QoS)                  // [MQTT-3.8.4-8]
 	retain := p.Retain && s.RetainAsPublished // [MQTT-3.3.1-12], [MQTT-3.3.1-13]
 	drop, sent := s.session.offer(t, s, qos, retain)
+	s.session.tell(t, drop, sent)
+}
+
+// tell tells observers what became of t.pub.
+func (s *Session) tell(t *turn, drop DropReason, sent bool) {
 	b := t.broker
 	if drop != nothingDropped {
-		b.dropped(s.session, t, drop)
+		b.dropped(s, t, drop)
 	} else if h := b.hooks.Load(); sent && len(h.delivered) > 0 {
-		info, m := s.session.info.Load(), p.message(t.now)
+		info, m := s.info.Load(), t.pub.message(t.now)
 		for _, f := range h.delivered {
 			f(info, m)
 		}
@@ -34,12 +39,15 @@ func (s *Session) offer(t *turn, sub *subscription, qos mqtt.QoS, retain bool) (
 		return DropDenied, false
 	}
 	if s.local != nil {
-		return s.local.push(session.Delivery{Message: t.pub.message(t.now), QoS: qos, Retain: retain}), true
+		return s.local.push(session.Delivery{Message: t.pub.message(t.now), QoS: qos, Retain: retain}), false
 	}
 	if qos == mqtt.AtMostOnce {
 		c := s.conn.Load()
 		if c == nil {
 			return nothingDropped, false // nobody keeps QoS 0 for a client that is away [MQTT-3.1.2-5 of 3.1.1 allows it]
+		}
+		if !c.hasRoom() {
+			return DropSlow, false
 		}
 		drop = c.sendPublish(t, &t.pub, 0, sub.ids, qos, retain)
 		return drop, drop == nothingDropped
@@ -55,6 +63,9 @@ func (s *Session) offerKept(t *turn, sub *subscription, qos mqtt.QoS, retain boo
 	if s.ended {
 		return DropSessionEnd, false
 	}
+	if drop := s.admits(&d); drop != nothingDropped {
+		return drop, false
+	}
 	c := s.conn.Load()
 	if c != nil && s.out.Open() && (c.hasRoom() || !c.starve()) {
 		q := t.pub.Publish
@@ -63,37 +74,46 @@ func (s *Session) offerKept(t *turn, sub *subscription, qos mqtt.QoS, retain boo
 			return drop, false
 		}
 		c.sendPublish(t, &t.pub, s.out.Send(d), sub.ids, qos, retain)
+		s.settleQueue()
 		return nothingDropped, true
-	}
-	if drop := s.admits(&d); drop != nothingDropped {
-		return drop, false
 	}
 	s.out.Push(d)
 	s.settleQueue()
 	return nothingDropped, false
 }
 
-// admits decides whether one more delivery may wait.
+// admits decides whether the session may hold one more delivery. What a client does not acknowledge takes as much memory as
+// what waits for it.
 func (s *Session) admits(d *session.Delivery) DropReason {
-	l := &s.broker.limits
+	l, st := &s.broker.limits, &s.broker.stats
 	messages, bytes := s.out.Queued()
-	size := len(d.Message.Payload) + len(d.Message.Topic)
+	_, inFlight := s.out.InFlight()
+	size := len(d.Message.Payload) + len(d.Message.Topic) + len(d.Message.Props)
 	switch {
-	case messages >= l.QueuedMessages, bytes+size > l.QueuedBytes:
+	case messages >= l.QueuedMessages, bytes+inFlight+size > l.QueuedBytes:
 		return DropQueue
-	case s.broker.stats.queuedBytes.Load()+int64(size) > int64(l.TotalQueueBytes):
+	case st.queuedBytes.Load()+st.inFlightBytes.Load()+int64(size) > int64(l.TotalQueueBytes):
 		return DropTotal
 	}
 	return nothingDropped
 }
 
+// settleStep is how many bytes in flight the broker's total may be wrong by for each session, so that a counter shared by all
+// is not touched for every message.
+const settleStep = 64 << 10
+
 // settleQueue brings the broker's totals up to date after the queue has changed. The caller holds s.mu.
 func (s *Session) settleQueue() {
 	messages, bytes := s.out.Queued()
+	st := &s.broker.stats
+	_, inFlight := s.out.InFlight()
+	if d := inFlight - s.settledInFlight; inFlight == 0 && d != 0 || d >= settleStep || -d >= settleStep {
+		st.inFlightBytes.Add(int64(d))
+		s.settledInFlight = inFlight
+	}
 	if messages == s.settledMessages && bytes == s.settledBytes {
 		return
 	}
-	st := &s.broker.stats
 	st.queuedMessages.Add(int64(messages - s.settledMessages))
 	st.queuedBytes.Add(int64(bytes - s.settledBytes))
 	s.settledMessages, s.settledBytes = messages, bytes
@@ -108,7 +128,7 @@ func (s *Session) pump(t *turn) {
 	}
 }
 
-// pumpQueue sends what waits in the queue and reports whether all of it went out.
+// pumpQueue sends what waits in the queue, and reports whether the outbox has room for more.
 func (s *Session) pumpQueue(t *turn) bool {
 	type loss struct {
 		m *mqtt.Message
@@ -142,7 +162,7 @@ func (s *Session) pumpQueue(t *turn) bool {
 		}
 	}
 	s.settleQueue()
-	done := c != nil && !s.out.Ready() && s.out.Open()
+	room := c != nil && !s.out.Ready()
 	s.mu.Unlock()
 	for _, l := range losses {
 		t.broker.droppedMessage(s, l.m, l.r)
@@ -152,7 +172,7 @@ func (s *Session) pumpQueue(t *turn) bool {
 			f(s.info.Load(), m)
 		}
 	}
-	return done
+	return room
 }
 
 // hasRoom reports whether the outbox takes more that does not have to be sent now.
@@ -182,7 +202,7 @@ func (c *conn) fits(p *mqtt.Publish) DropReason {
 
 const maxPacket = mqtt.MaxPacket
 
-// sendPublish appends t.pub to the outbox. A copy at QoS 0 is dropped when the outbox is full.
+// sendPublish appends t.pub to the outbox, unless it is too large for the client.
 func (c *conn) sendPublish(t *turn, p *publication, id uint16, ids []uint32, qos mqtt.QoS, retain bool) DropReason {
 	if qos == mqtt.AtMostOnce && !c.hasRoom() {
 		return DropSlow

@@ -97,6 +97,15 @@ func (c *conn) serve() error {
 		}
 		c.in.consume(used)
 		c.bucket.pause(c)
+		c.awaitReader()
+	}
+}
+
+// awaitReader waits while the client does not read what it is sent: answers to its packets go to the outbox whatever is in
+// there, so a client that asks and never listens is not asked for more.
+func (c *conn) awaitReader() {
+	for most := int64(c.broker.limits.OutboxBytes); c.pending.Load()/4 > most && c.ending() == nil; {
+		time.Sleep(10 * time.Millisecond)
 	}
 }
 

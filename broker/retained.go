@@ -52,89 +52,122 @@ func (r *retained) forget(m *mqtt.Message) {
 // not a list, so that a subscription to a million of them costs nothing but time, and what it sends is what is retained
 // at that moment.
 type replay struct {
-	sub  *subscription
-	from string // the name to continue with; empty at the start
+	sub  *subscription // guarded by Session.mu; a review of permissions may replace it
+	from string        // the name to continue with; empty at the start
 }
 
 // replayPage is how many names one look at the retained messages may take.
 const replayPage = 64
 
-// replay starts walks for subscriptions just made.
-func (s *Session) replay(walks []replay, t *turn) {
-	s.mu.Lock()
+// replay starts walks for subscriptions just made, in place of those for the same filters, the last of which counts. It looks at
+// each walk once, as there may be as many as fit into two packets.
+func (s *Session) replay(walks []*replay, t *turn) {
+	last := make(map[string]*replay, len(walks))
 	for _, w := range walks {
-		s.cancelReplay(w.sub)
+		last[w.sub.Filter] = w
 	}
-	s.replays = append(s.replays, walks...)
+	s.mu.Lock()
+	s.replays = slices.DeleteFunc(s.replays, func(r *replay) bool { return last[r.sub.Filter] != nil })
+	for _, w := range walks {
+		if last[w.sub.Filter] == w {
+			s.replays = append(s.replays, w)
+		}
+	}
 	s.mu.Unlock()
 	s.pump(t)
 }
 
 // cancelReplay ends the walk for a subscription with the same filter. The caller holds s.mu.
 func (s *Session) cancelReplay(sub *subscription) {
-	s.replays = slices.DeleteFunc(s.replays, func(r replay) bool { return r.sub.Filter == sub.Filter })
+	s.replays = slices.DeleteFunc(s.replays, func(r *replay) bool { return r.sub.Filter == sub.Filter })
 }
 
 // pumpRetained sends one page of retained messages and reports whether to go on. Only one goroutine does so at a time.
 func (s *Session) pumpRetained(t *turn) bool {
 	s.mu.Lock()
 	c := s.conn.Load()
-	if s.replaying || len(s.replays) == 0 || c == nil || !c.hasRoom() && c.starve() {
+	if c == nil || s.replaying == c || len(s.replays) == 0 || !c.hasRoom() && c.starve() {
 		s.mu.Unlock()
 		return false
 	}
-	s.replaying = true
+	s.replaying = c
 	r := s.replays[0]
+	sub := r.sub
 	s.mu.Unlock()
 
-	next, more := s.sendRetained(c, r, t)
+	next, more := s.sendRetained(c, r, sub, t)
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.replaying = false
-	if len(s.replays) > 0 && s.replays[0].sub == r.sub {
-		if s.replays[0].from = next; next == "" {
+	if s.replaying == c {
+		s.replaying = nil
+	}
+	if len(s.replays) > 0 && s.replays[0] == r {
+		if r.from = next; next == "" {
 			s.replays = s.replays[1:]
 		}
 	}
-	return more || s.out.Open() && c.hasRoom() // room may have come while nobody else was let in here
+	return more || s.out.Open() && (c.hasRoom() || !c.starve()) // room may have come while nobody else was let in here
 }
 
 // sendRetained sends the messages of one page until the session has no room, and returns where to continue.
-func (s *Session) sendRetained(c *conn, r replay, t *turn) (next string, more bool) {
+func (s *Session) sendRetained(c *conn, r *replay, sub *subscription, t *turn) (next string, more bool) {
 	b := t.broker
 	b.retained.mu.RLock()
-	t.items, next = b.retained.tree.Next(r.sub.filter, r.from, replayPage, t.items[:0])
+	t.items, next = b.retained.tree.Next(sub.filter, r.from, replayPage, t.items[:0])
 	b.retained.mu.RUnlock()
 	for i := range t.items {
-		m := t.items[i].Value
-		if m.Expired(t.now) {
+		name, m := t.items[i].Name, t.items[i].Value
+		switch {
+		case m.Expired(t.now):
 			b.retained.forget(m) // [MQTT-3.3.2-5]
-			continue
+		case !sub.covered && b.mayRead(s.info.Load(), name) != nil:
+			b.droppedMessage(s, m, DropDenied)
+		case !s.sendCurrent(c, r, sub, name, t):
+			return name, false
 		}
-		if r.sub.NoLocal && m.Publisher == s.id {
-			continue
-		}
-		if !s.takesNow(c, min(m.QoS, r.sub.QoS)) {
-			return t.items[i].Name, false
-		}
-		t.pub.beginMessage(m, t.now, nil)
-		one := *r.sub
-		one.RetainAsPublished = true // RETAIN is 1: sent because of a subscription [MQTT-3.3.1-8]
-		one.deliver(t)
 	}
 	return next, true
 }
 
-// takesNow reports whether a message can be sent to c at once. When it cannot, pump is called again once it can.
-func (s *Session) takesNow(c *conn, qos mqtt.QoS) bool {
+// sendCurrent sends what is retained under the name now, and reports whether the session took it. The lock is held until it
+// is on its way: who replaces the message comes after that, so that a subscriber never gets the old one behind the new one.
+func (s *Session) sendCurrent(c *conn, r *replay, sub *subscription, name string, t *turn) (taken bool) {
+	b := t.broker
+	b.retained.mu.RLock()
+	m, ok := b.retained.tree.Get(name)
+	if !ok || sub.NoLocal && m.Publisher == s.id {
+		b.retained.mu.RUnlock()
+		return true
+	}
+	qos := min(m.QoS, sub.QoS)
+	if !s.takesNow(c, r, qos) {
+		b.retained.mu.RUnlock()
+		return false
+	}
+	t.pub.beginMessage(m, t.now)
+	drop, sent := s.sendAsked(c, sub, qos, t)
+	b.retained.mu.RUnlock()
+	s.tell(t, drop, sent)
+	return true
+}
+
+// sendAsked sends t.pub with RETAIN set, as it is sent because of a subscription [MQTT-3.3.1-8].
+func (s *Session) sendAsked(c *conn, sub *subscription, qos mqtt.QoS, t *turn) (drop DropReason, sent bool) {
+	if qos > mqtt.AtMostOnce {
+		return s.offerKept(t, sub, qos, true)
+	}
+	drop = c.sendPublish(t, &t.pub, 0, sub.ids, qos, true)
+	return drop, drop == nothingDropped
+}
+
+// takesNow reports whether a message of the walk r can be sent to c at once. When it cannot, pump is called again once it
+// can, or the walk has ended.
+func (s *Session) takesNow(c *conn, r *replay, qos mqtt.QoS) bool {
 	if !c.hasRoom() && c.starve() {
 		return false
 	}
-	if qos == mqtt.AtMostOnce {
-		return s.conn.Load() == c
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.out.Open() && s.conn.Load() == c
+	return len(s.replays) > 0 && s.replays[0] == r && (qos == mqtt.AtMostOnce || s.out.Open())
 }

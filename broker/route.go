@@ -1,11 +1,11 @@
 package broker
 
 import (
-	"slices"
 	"sync"
 	"time"
 
 	"github.com/magpiemq/magpie/mqtt"
+	"github.com/magpiemq/magpie/store"
 	"github.com/magpiemq/magpie/topic"
 )
 
@@ -15,9 +15,9 @@ type publication struct {
 	mqtt.Publish
 	name      string
 	publisher string
-	from      *Session // for No Local; nil when the server publishes
 	msg       *mqtt.Message
-	encoded   [12]encoding // by layout
+	position  store.Position // in the store; 0 when it was not told
+	encoded   [12]encoding   // by layout
 }
 
 // encoding is the PUBLISH as it goes on the wire for one layout: version, QoS and RETAIN. Receivers of one layout differ
@@ -28,8 +28,8 @@ type encoding struct {
 }
 
 // begin starts the way of the message that was parsed into p.Publish.
-func (p *publication) begin(name, publisher string, from *Session) {
-	p.name, p.publisher, p.from, p.msg = name, publisher, from, nil
+func (p *publication) begin(name, publisher string) {
+	p.name, p.publisher, p.msg, p.position = name, publisher, nil, 0
 	p.Topic, p.HasAlias, p.PacketID, p.Dup = bytesOf(name), false, 0, false
 	for i := range p.encoded {
 		p.encoded[i].bytes = p.encoded[i].bytes[:0]
@@ -37,11 +37,11 @@ func (p *publication) begin(name, publisher string, from *Session) {
 }
 
 // beginMessage starts the way of a message that is owned already.
-func (p *publication) beginMessage(m *mqtt.Message, now time.Time, from *Session) {
+func (p *publication) beginMessage(m *mqtt.Message, now time.Time) {
 	ids := p.IDs[:0]
 	p.Publish = view(m, now)
 	p.IDs = ids
-	p.begin(m.Topic, m.Publisher, from)
+	p.begin(m.Topic, m.Publisher)
 	p.msg = m
 }
 
@@ -117,19 +117,22 @@ type subscriptions struct {
 	shared topic.Tree[string, *shareGroup] // by the share name
 }
 
-// publish owns a message that was accepted from a client, or from the server when from is nil: retains it if it is to
-// be, routes it, and tells how many sessions want it.
-func (b *Broker) publish(t *turn, from *ClientInfo) (receivers int) {
+// publish takes responsibility for a message: tells the store, retains it if it is to be, routes it, and returns how many
+// sessions want it. from is nil when the server publishes; id is the Packet Identifier of a QoS 2 message.
+func (b *Broker) publish(t *turn, from *ClientInfo, id uint16) (receivers int, err error) {
 	p := &t.pub
-	if h := b.hooks.Load(); len(h.published) > 0 {
-		for _, f := range h.published {
-			f(from, p.message(t.now))
+	if b.config.Store != nil && (p.QoS > mqtt.AtMostOnce || p.Retain) {
+		if p.position, err = b.keep(t, id); err != nil {
+			return 0, err
 		}
+	}
+	for _, f := range b.hooks.Load().published {
+		f(from, p.message(t.now))
 	}
 	if p.Retain {
 		b.retain(t)
 	}
-	return b.route(t)
+	return b.route(t), nil
 }
 
 // route delivers t.pub to every session with a matching subscription, and tells how many those are.
@@ -167,7 +170,9 @@ func (b *Broker) match(t *turn) (overlapping bool) {
 }
 
 // echoes reports whether the message would go back to its publisher against the option No Local [MQTT-3.8.3-3].
-func (s *subscription) echoes(p *publication) bool { return s.NoLocal && s.session == p.from }
+func (s *subscription) echoes(p *publication) bool {
+	return s.NoLocal && s.session.id == p.publisher
+}
 
 // routeMerged delivers where several filters matched: a session gets one copy, at the highest QoS, with the identifiers of
 // all its subscriptions that match [MQTT-3.3.4-2], [MQTT-3.3.4-3], [v3.1.1 MQTT-3.3.5-1].
@@ -208,7 +213,5 @@ func (s *subscription) merge(other *subscription) {
 	s.QoS = max(s.QoS, other.QoS)
 	s.RetainAsPublished = s.RetainAsPublished || other.RetainAsPublished
 	s.covered = s.covered || other.covered
-	if len(other.ids) > 0 {
-		s.ids = slices.Concat(s.ids, other.ids)
-	}
+	s.ids = append(s.ids, other.ids...) // a copy, the first time: the slice of one subscription has no spare room
 }

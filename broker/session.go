@@ -23,8 +23,8 @@ type Session struct {
 	in        session.Inbound
 	out       session.Outbound
 	subs      map[string]*subscription // by the filter as the client sent it
-	replays   []replay                 // retained messages that the client is still to get
-	replaying bool                     // somebody sends them
+	replays   []*replay                // retained messages that the client is still to get
+	replaying *conn                    // to which somebody sends them now; nil for none
 	expiry    time.Duration
 	timer     *time.Timer // ends the session
 	will      *will       // of the connection that is, or was last and may come back
@@ -33,6 +33,7 @@ type Session struct {
 	ended     bool      // nobody finds this session any more
 
 	settledMessages, settledBytes int // of the queue, as the broker's totals have them
+	settledInFlight               int // bytes, the same
 }
 
 // openSession gives the connection its session: the one that exists, or a new one [MQTT-3.1.2-4], [MQTT-3.1.2-5]. The
@@ -52,7 +53,7 @@ func (b *Broker) openSession(c *conn, w *will, t *turn) error {
 	}
 }
 
-// findSession returns the session for the connection. old is the one that a Clean Start replaces.
+// findSession returns the session for the connection. old is the one that it replaces, if any.
 func (b *Broker) findSession(c *conn) (s, old *Session, err error) {
 	id := c.info.ClientID
 	b.mu.Lock()
@@ -66,7 +67,7 @@ func (b *Broker) findSession(c *conn) (s, old *Session, err error) {
 		return nil, nil, mqtt.ServerUnavailable
 	case s != nil && s.owner != c.info.User:
 		return nil, nil, mqtt.NotAuthorized // another user's session, whatever Clean Start says
-	case s != nil && !c.info.CleanStart:
+	case s != nil && !c.info.CleanStart && !s.endsWithConn():
 		return s, nil, nil
 	case s == nil && len(b.sessions) >= b.limits.Sessions:
 		return nil, nil, mqtt.QuotaExceeded
@@ -77,23 +78,31 @@ func (b *Broker) findSession(c *conn) (s, old *Session, err error) {
 	return s, old, nil
 }
 
+// endsWithConn reports whether the session lasts no longer than the connection that it has: then who takes over that
+// gets another session, and the Will is due, whatever its delay (§3.1.4) [v3.1.1 MQTT-3.1.2-6].
+func (s *Session) endsWithConn() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.conn.Load() != nil && s.expiry == 0
+}
+
 func (s *Session) isOver() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.ended
 }
 
-// attach makes c the session's connection and takes over from another one. It returns false when the session has ended
-// meanwhile.
+// attach makes c the session's connection and takes over from another one. It returns false when c cannot have this session
+// any more.
 func (s *Session) attach(c *conn, w *will, t *turn) bool {
 	s.mu.Lock()
-	if s.ended {
-		s.mu.Unlock()
-		return false
-	}
 	before := s.conn.Load()
-	late := s.missedWill(before)
 	present := before != nil || !s.since.IsZero()
+	if s.ended || present && (c.info.CleanStart || s.expiry == 0) {
+		s.mu.Unlock()
+		return false // somebody else was faster: a new session is due
+	}
+	late := s.missedWill(before)
 	c.session = s
 	s.info.Store(c.info)
 	s.expiry, s.will = c.info.Expiry, w
@@ -104,7 +113,7 @@ func (s *Session) attach(c *conn, w *will, t *turn) bool {
 	for id := range s.out.Released() {
 		c.sendAck(t, &mqtt.Ack{Type: mqtt.PUBREL, PacketID: id}) // [MQTT-4.4.0-1]
 	}
-	s.replays, s.replaying = nil, false
+	s.replays = nil
 	s.conn.Store(c)
 	s.mu.Unlock()
 	if before != nil {
@@ -171,7 +180,8 @@ func (s *Session) detach(c *conn, cause error) {
 	}
 	now := s.leaveWill()
 	if s.expiry != NeverExpires {
-		s.timer = time.AfterFunc(s.expiry, func() { s.expire(c) })
+		info := c.info // the connection itself can go
+		s.timer = time.AfterFunc(s.expiry, func() { s.expire(info) })
 	}
 	s.mu.Unlock()
 	if now != nil {
@@ -210,10 +220,10 @@ func (s *Session) willDue(w *will) {
 	}
 }
 
-// expire ends the session when the client has been away for too long since its connection c [MQTT-4.1.0-2].
-func (s *Session) expire(c *conn) {
+// expire ends the session when the client has been away for too long since the connection of info [MQTT-4.1.0-2].
+func (s *Session) expire(info *ClientInfo) {
 	s.mu.Lock()
-	expired := s.conn.Load() == nil && s.info.Load() == c.info && !s.ended
+	expired := s.conn.Load() == nil && s.info.Load() == info && !s.ended
 	s.mu.Unlock()
 	if !expired {
 		return
@@ -281,9 +291,11 @@ func (b *Broker) publishWill(w *will, t *turn) {
 	m := w.message
 	if w.expiry > 0 {
 		copied := *m
-		copied.Expires = time.Now().Add(w.expiry)
+		copied.Expires = t.now.Add(w.expiry)
 		m = &copied
 	}
-	t.pub.beginMessage(m, t.now, nil)
-	b.publish(t, w.info)
+	t.pub.beginMessage(m, t.now)
+	if _, err := b.publish(t, w.info, 0); err != nil {
+		b.log.Error("will not published", "client", w.info.ClientID, "topic", w.message.Topic, "reason", err)
+	}
 }

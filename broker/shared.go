@@ -103,8 +103,12 @@ func (b *Broker) passOn(s *Session, t *turn, ended bool) {
 	}
 }
 
-// passOnShare gives what waits in the session for one Shared Subscription, which it has left, to the other members.
+// passOnShare gives what waits in the session for one Shared Subscription, which it has left, to the other members. Without
+// any, the session keeps it.
 func (b *Broker) passOnShare(s *Session, share string, t *turn) {
+	if len(b.group(share)) == 0 {
+		return
+	}
 	var moved []session.Delivery
 	s.mu.Lock()
 	s.out.Remove(func(d session.Delivery, started bool) bool {
@@ -149,10 +153,14 @@ func (b *Broker) routeAgain(d session.Delivery, s *Session, t *turn) {
 	}
 	others.turn.Store(uint32(t.now.UnixNano()))
 	sub := others.pick()
-	if sub == nil {
+	switch {
+	case sub == nil:
 		b.droppedMessage(s, d.Message, DropSessionEnd)
 		return
+	case d.Message.Expired(t.now):
+		b.droppedMessage(s, d.Message, DropExpired)
+		return
 	}
-	t.pub.beginMessage(d.Message, t.now, nil)
+	t.pub.beginMessage(d.Message, t.now)
 	sub.deliver(t)
 }

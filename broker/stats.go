@@ -15,6 +15,7 @@ type stats struct {
 	expired        atomic.Int64 // sessions
 	queuedMessages atomic.Int64
 	queuedBytes    atomic.Int64
+	inFlightBytes  atomic.Int64 // in steps, see settleQueue
 	bytesIn        atomic.Int64
 	bytesOut       atomic.Int64
 	packetsIn      [16]atomic.Int64 // by type

@@ -19,12 +19,15 @@ func (c *conn) onSubscribe(f mqtt.Frame, t *turn) error {
 	}
 	t.flush() // an Authorizer may block
 	ack := mqtt.Suback{PacketID: p.PacketID, Codes: make([]mqtt.ReasonCode, len(p.Subscriptions))}
-	var replays []replay
+	var replays []*replay
 	for i, sub := range p.Subscriptions {
 		made, isNew, err := c.subscribe(sub, ids)
 		if err != nil {
 			code, ok := reasonOf(err)
-			if !ok || code == mqtt.ProtocolError || code == mqtt.MalformedPacket || code == mqtt.SessionTakenOver {
+			if !ok {
+				code = mqtt.UnspecifiedError // an Authorizer in trouble
+			}
+			if code == mqtt.ProtocolError || code == mqtt.MalformedPacket || code == mqtt.SessionTakenOver {
 				return err
 			}
 			c.broker.log.Debug("subscription refused", "client", c.info.ClientID, "filter", sub.Filter, "reason", err)
@@ -33,7 +36,7 @@ func (c *conn) onSubscribe(f mqtt.Frame, t *turn) error {
 		}
 		ack.Codes[i] = mqtt.ReasonCode(made.QoS)
 		if made.wantsRetained(isNew) {
-			replays = append(replays, replay{sub: made})
+			replays = append(replays, &replay{sub: made})
 		}
 	}
 	c.sendBytes(t, ack.Append(nil, c.version)) // [MQTT-3.8.4-1], [MQTT-3.8.4-6]
@@ -46,6 +49,7 @@ func (c *conn) onSubscribe(f mqtt.Frame, t *turn) error {
 // subscribe makes one subscription, or replaces the one with the same filter [MQTT-3.8.4-3].
 func (c *conn) subscribe(sub mqtt.Subscription, ids []uint32) (made *subscription, isNew bool, err error) {
 	b := c.broker
+	epoch := b.accessEpoch.Load()
 	made, err = b.checkSubscription(c.info, sub)
 	if err != nil {
 		if code, _ := reasonOf(err); code == mqtt.TopicFilterInvalid && c.version != mqtt.V5 {
@@ -57,6 +61,9 @@ func (c *conn) subscribe(sub mqtt.Subscription, ids []uint32) (made *subscriptio
 	isNew, err = c.session.addSubscription(made, c)
 	if err != nil {
 		return nil, false, err
+	}
+	if b.accessEpoch.Load() != epoch {
+		b.reviewSubscription(made.session, c.info, made) // permissions changed while we were deciding
 	}
 	for _, f := range b.hooks.Load().subscribed {
 		f(c.info, sub)

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/magpiemq/magpie/mqtt"
+	"github.com/magpiemq/magpie/transport"
 )
 
 // outBuffer is the size of the pooled buffers that outboxes begin with.
@@ -53,6 +54,10 @@ func (c *conn) flush(*turn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.dirty = false
+	if c.failed {
+		c.out = nil
+		return
+	}
 	for !c.writing && len(c.out) > 0 {
 		if c.raw == nil {
 			c.startDrain(nil)
@@ -64,7 +69,7 @@ func (c *conn) flush(*turn) {
 		n, err := c.raw.tryWrite(b)
 		c.wrote(n)
 		c.mu.Lock()
-		c.writing = false
+		c.stopWriting()
 		switch {
 		case err != nil:
 			c.fail(err)
@@ -106,7 +111,7 @@ func (c *conn) drain(rest []byte) {
 			if err != nil {
 				c.mu.Lock()
 				c.fail(err)
-				c.stopDrain()
+				c.stopWriting()
 				c.mu.Unlock()
 				return
 			}
@@ -123,7 +128,7 @@ func (c *conn) drain(rest []byte) {
 				c.mu.Unlock()
 				continue
 			}
-			c.stopDrain()
+			c.stopWriting()
 			c.mu.Unlock()
 			return
 		}
@@ -131,8 +136,8 @@ func (c *conn) drain(rest []byte) {
 	}
 }
 
-// stopDrain ends the time of the writing goroutine. The caller holds c.mu.
-func (c *conn) stopDrain() {
+// stopWriting ends the time of whoever wrote, and tells close. The caller holds c.mu.
+func (c *conn) stopWriting() {
 	c.writing = false
 	if c.drained != nil {
 		close(c.drained)
@@ -155,7 +160,7 @@ const lastWords = 2 * time.Second
 func (c *conn) close(p []byte) {
 	c.mu.Lock()
 	_ = c.nc.SetWriteDeadline(time.Now().Add(lastWords))
-	if c.writing {
+	for c.writing {
 		drained := make(chan struct{})
 		c.drained = drained
 		c.mu.Unlock()
@@ -179,7 +184,11 @@ func (c *conn) close(p []byte) {
 // linger lets the client read the last packet. A socket closed while bytes from the peer are unread would be reset, and the
 // packet lost with it; so the writing side is closed first and what comes is thrown away for a moment.
 func (c *conn) linger() {
-	half, ok := c.nc.(interface{ CloseWrite() error })
+	nc := c.nc
+	if wrapped, ok := nc.(*transport.Conn); ok {
+		nc = wrapped.NetConn()
+	}
+	half, ok := nc.(interface{ CloseWrite() error })
 	if !ok || half.CloseWrite() != nil {
 		return
 	}

@@ -36,7 +36,7 @@ const (
 )
 
 // Parse reads the body of a CONNECT. It finds the protocol version in the packet; when that is one that nobody knows,
-// it sets Version, leaves the rest, and returns UnsupportedProtocolVersion.
+// it sets Version, leaves the rest, and returns UnsupportedProtocolVersion. Version is 0 when even the protocol name is not there.
 func (c *Connect) Parse(f Frame) error {
 	*c = Connect{}
 	r := reader{b: f.Body}
@@ -98,6 +98,7 @@ func (c *Connect) parseProtocol(r *reader) error {
 	case name == "MQTT" || name == "MQIsdp":
 		return wrong(UnsupportedProtocolVersion, "no such protocol level") // [MQTT-3.1.2-2]
 	}
+	c.Version = 0                                              // another protocol: whoever sent this would not understand a CONNACK
 	return wrong(MalformedPacket, "protocol name is not MQTT") // [MQTT-3.1.2-1]
 }
 
