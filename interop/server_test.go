@@ -155,7 +155,9 @@ func magpieConfig(listeners []listener, certs *certificates, passwords string) s
 	fmt.Fprintf(&b, "auth:\n  allow_anonymous: %t\n", passwords == "")
 	if passwords != "" {
 		fmt.Fprintf(&b, "  password_file: %q\n", passwords)
+		b.WriteString("  throttle: {base: 1ms, max: 5ms}\n") // failed logins are what these tests make
 	}
+	b.WriteString("http:\n  address: \"off\"\n")
 	return b.String()
 }
 
