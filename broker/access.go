@@ -113,6 +113,9 @@ func (b *Broker) reauthorize(s *Session) {
 		waiting[name] = b.mayRead(info, name) != nil
 	}
 	b.removeDenied(s, waiting)
+	t := b.beginTurn()
+	defer t.end()
+	s.pump(t) // what stood behind that which ended
 }
 
 // reviewSubscription ends a subscription that is not allowed any more, and updates one that is.

@@ -48,7 +48,7 @@ func newArena(t *testing.T, cfg broker.Config, more ...net.Listener) *arena {
 	if err != nil {
 		t.Fatal(err)
 	}
-	plain := attackListen(t, transport.Config{Name: "plain", Network: transport.TCP})
+	plain := attackListen(t, plainNamed("plain"))
 	a := &arena{T: t, broker: b, addr: plain.Addr().String()}
 	served := make(chan error, 1)
 	go func() { served <- b.Serve(context.Background(), append([]net.Listener{plain}, more...)...) }()
@@ -117,8 +117,8 @@ func (a *arena) startBystander() {
 		if err := <-done; err != nil {
 			a.Errorf("the bystander suffers in round %d: %v", rounds.Load(), err)
 		}
-		if drops := a.broker.Stats().Connected; drops < 2 {
-			a.Errorf("%d clients are connected at the end, not even the bystander's two", drops)
+		if n := a.broker.Stats().Connected; n < 2 {
+			a.Errorf("%d clients are connected at the end, not even the bystander's two", n)
 		}
 	})
 }
@@ -458,10 +458,25 @@ func memory() int64 {
 	return int64(m.HeapAlloc + m.StackInuse)
 }
 
+// allocated returns how many bytes the process has allocated so far, a measure of work that no load of the machine
+// changes.
+func allocated() int64 {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.TotalAlloc)
+}
+
 // grownLess checks how much memory was taken since before.
 func (a *arena) grownLess(what string, before, most int64) {
 	a.Helper()
-	if grown := memory() - before; grown > most {
+	grown := memory() - before
+	a.Logf("%s: the process grew by %d KiB", what, grown>>10)
+	if grown > most {
 		a.Errorf("%s: the process grew by %d KiB, want at most %d KiB", what, grown>>10, most>>10)
 	}
+}
+
+// plainNamed is a TCP listener of that name.
+func plainNamed(name string) transport.Config {
+	return transport.Config{Name: name, Network: transport.TCP}
 }

@@ -179,7 +179,7 @@ func TestA07SubscriptionStorm(t *testing.T) {
 		took[i] = time.Since(start)
 		pub.publish("r/0", "live", mqtt.AtLeastOnce, false)
 	}
-	if took[1] > 8*took[0] {
+	if took[1] > 20*took[0] {
 		t.Errorf("180,000 subscriptions took %v, the same again %v", took[0], took[1])
 	}
 	a.grownLess("180,000 subscriptions, twice", before, 256<<20)
@@ -206,8 +206,12 @@ func TestA07ManyOverlaps(t *testing.T) {
 	}
 	pub := a.login(mqtt.V5, "writer")
 	const messages = 100
+	before := allocated()
 	for range messages {
 		pub.publish(name, "x", mqtt.AtLeastOnce, false)
+	}
+	if each := (allocated() - before) / messages; each > 1<<20 {
+		t.Errorf("a message for %d overlapping subscriptions allocates %d KiB", many, each>>10)
 	}
 	for range messages {
 		m := f.message(false)

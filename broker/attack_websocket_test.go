@@ -118,15 +118,6 @@ func (w *wsFoe) login(t *testing.T, id string) {
 	}
 }
 
-// alive sends a PINGREQ and expects the PINGRESP.
-func (w *wsFoe) alive(t *testing.T, what string) {
-	t.Helper()
-	w.throw(wsBinary, mqtt.AppendPingreq(nil))
-	if got, err := w.receive(2); err != nil || got[0] != 0xD0 {
-		t.Errorf("%s: % x, %v", what, got, err)
-	}
-}
-
 // mustEnd checks that the broker closes the connection.
 func (w *wsFoe) mustEnd(t *testing.T, what string) {
 	t.Helper()
@@ -195,17 +186,17 @@ func TestA05Frames(t *testing.T) {
 	_, addr := newWSArena(t, broker.Config{})
 	ping := mqtt.AppendPingreq(nil)
 	frames := map[string][]byte{
-		"text":                     wsFrame(wsText, 2, ping),
-		"unmasked":                 {wsBinary, 2, ping[0], ping[1]},
-		"reserved bit":             wsFrame(wsBinary|0x40, 2, ping),
-		"reserved opcode":          wsFrame(0x83, 2, ping),
-		"continuation of nothing":  wsFrame(0x80, 2, ping),
-		"length of 2^63":           append([]byte{wsBinary, 0xFF, 0x80, 0, 0, 0, 0, 0, 0, 0}, 0, 0, 0, 0, 0xC0, 0),
-		"ping of 200 bytes":        wsFrame(wsPing, 200, make([]byte, 200)),
-		"ping in parts":            wsFrame(wsPing&^0x80, 0, nil),
-		"new message inside a one": append(wsFrame(wsPart, 1, ping[:1]), wsFrame(wsBinary, 1, ping[1:])...),
-		"close of one byte":        wsFrame(wsClose, 1, []byte{3}),
-		"HTTP again":               []byte(upgradeRequest("/mqtt")),
+		"text":                    wsFrame(wsText, 2, ping),
+		"unmasked":                {wsBinary, 2, ping[0], ping[1]},
+		"reserved bit":            wsFrame(wsBinary|0x40, 2, ping),
+		"reserved opcode":         wsFrame(0x83, 2, ping),
+		"continuation of nothing": wsFrame(0x80, 2, ping),
+		"length of 2^63":          append([]byte{wsBinary, 0xFF, 0x80, 0, 0, 0, 0, 0, 0, 0}, 0, 0, 0, 0, 0xC0, 0),
+		"ping of 200 bytes":       wsFrame(wsPing, 200, make([]byte, 200)),
+		"ping in parts":           wsFrame(wsPing&^0x80, 0, nil),
+		"new message inside one":  append(wsFrame(wsPart, 1, ping[:1]), wsFrame(wsBinary, 1, ping[1:])...),
+		"close of one byte":       wsFrame(wsClose, 1, []byte{3}),
+		"HTTP again":              []byte(upgradeRequest("/mqtt")),
 	}
 	for what, b := range frames {
 		w := dialWS(t, addr)

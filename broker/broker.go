@@ -30,6 +30,7 @@ type Broker struct {
 	ctx         context.Context // done when the broker shuts down
 	cancel      context.CancelFunc
 	connTasks   sync.WaitGroup // goroutines of connections
+	lingering   atomic.Int64   // see linger
 	tasks       sync.WaitGroup // all others
 
 	hooks       atomic.Pointer[hooks]

@@ -58,7 +58,7 @@ type Limits struct {
 	TopicAliases    int // that a client may give to us, and we to a client; default 32, Unlimited means 65,535
 	ReceiveMaximum  int // QoS 1 and 2 handshakes that a client may have open towards us; default 1024; not told to MQTT 3, which may use all 65,535
 	MaxInflight     int // handshakes that we have open towards a client, which may ask for fewer; default 1024
-	OutboxBytes     int // waiting to be written to one connection; beyond it QoS 0 is dropped and QoS 1 and 2 wait in the queue, beyond four times as much its client is not read; default 1 MiB
+	OutboxBytes     int // waiting to be written to one connection; beyond it QoS 0 is dropped and QoS 1 and 2 wait in the queue, beyond four times as much and 64 KiB its client is not read; default 1 MiB
 	QueuedMessages  int // waiting in one session; default 100,000
 	QueuedBytes     int // waiting or unacknowledged in one session; default 64 MiB
 	TotalQueueBytes int // waiting or unacknowledged in all sessions together; default 1 GiB

@@ -58,6 +58,8 @@ type conn struct {
 	failed     bool          // the socket does not take bytes any more
 	drained    chan struct{} // closed when writing becomes false; made by who waits for that
 	aliasesOut session.AliasesOut
+	over       bool          // the connection has left its session
+	overNews   chan struct{} // closed then; made by who waits for that
 }
 
 type connState byte
@@ -71,10 +73,12 @@ const (
 // run serves the connection from its first byte to its end.
 func (c *conn) run() {
 	err := c.serve()
+	c.stop(err)
 	c.deadline.Stop()
 	if c.session != nil {
 		c.session.detach(c, err)
 	}
+	c.tellEnd()
 	c.broker.ended(c, err)
 	switch {
 	case errors.As(err, new(*disconnected)), errors.Is(err, errClosedByPeer):
@@ -85,6 +89,35 @@ func (c *conn) run() {
 	c.mu.Lock()
 	c.failed, c.out = true, nil // nobody writes any more, nor starts a goroutine for it
 	c.mu.Unlock()
+}
+
+// tellEnd wakes who waits for the end of the connection.
+func (c *conn) tellEnd() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.over = true; c.overNews != nil {
+		close(c.overNews)
+	}
+}
+
+// awaitEnd waits until the connection has left its session, but not long: its goroutine may be waiting for somebody else.
+func (c *conn) awaitEnd() {
+	c.mu.Lock()
+	if c.over {
+		c.mu.Unlock()
+		return
+	}
+	if c.overNews == nil {
+		c.overNews = make(chan struct{})
+	}
+	news := c.overNews
+	c.mu.Unlock()
+	most := time.NewTimer(time.Second)
+	defer most.Stop()
+	select {
+	case <-news:
+	case <-most.C:
+	}
 }
 
 // stop ends the connection from outside of its goroutine: with the reason that the client will hear, if it is a code and
@@ -128,6 +161,9 @@ func (c *conn) checkDeadline() {
 	}
 	if next < 1<<62 {
 		c.deadline.Reset(next)
+		if c.ending() != nil {
+			c.deadline.Stop() // it may have been stopped for good just before
+		}
 	}
 }
 

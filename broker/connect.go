@@ -164,9 +164,10 @@ func (c *conn) connectRequest() *ConnectRequest {
 	return r
 }
 
-// authContext bounds what an authenticator may take.
+// authContext bounds what an authenticator may take: a little less than the connection has, so that the client still hears
+// the answer.
 func (c *conn) authContext() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(c.broker.ctx, c.broker.limits.ConnectTimeout)
+	return context.WithTimeout(c.broker.ctx, c.broker.limits.ConnectTimeout/10*9)
 }
 
 // authenticate asks the authenticator of the listener, or of the broker.
@@ -198,6 +199,9 @@ func loginError(err error) error {
 
 // accept makes the client one of ours: opens its session, answers, and sends what waits for it.
 func (c *conn) accept(g Grant, t *turn) error {
+	if c.ending() != nil {
+		return fmt.Errorf("%w: the login took too long", mqtt.ServerUnavailable) // and must not take a session over any more
+	}
 	l := c.login
 	p := &l.connect
 	b := c.broker

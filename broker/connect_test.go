@@ -463,7 +463,7 @@ func TestTakeoverOfStuck(t *testing.T) {
 		pub.publish("a", "kept", 1)
 		start := time.Now()
 		c := r.connect(mqtt.V5, "c", resume)
-		if r.addr == "" && time.Since(start) > 0 {
+		if r.addr == "" && time.Since(start) > 100*time.Millisecond { // in the bubble: a moment for what it had sent
 			t.Errorf("took %v", time.Since(start))
 		}
 		if !c.connack.SessionPresent {

@@ -47,8 +47,12 @@ type publishedTopic struct {
 	err   error  // why the client may not publish to it; nil when it may
 }
 
-// topicCacheSize bounds how many names a connection remembers. Devices publish to few.
-const topicCacheSize = 64
+// topicCacheSize bounds how many names a connection remembers, topicCacheBytes how long they are. Devices publish to few and
+// short ones; nobody else is to fill the memory with them.
+const (
+	topicCacheSize  = 64
+	topicCacheBytes = 512
+)
 
 // topicNamed returns the entry of a Topic Name. The one used last is found without a look-up.
 func (c *conn) topicNamed(name []byte) (*publishedTopic, error) {
@@ -63,7 +67,7 @@ func (c *conn) topicNamed(name []byte) (*publishedTopic, error) {
 	if err := topic.ValidateName(e.name, c.broker.topicLimits); err != nil {
 		return nil, nameError(err)
 	}
-	if c.lastTopic != nil { // a second name: from here on a map pays
+	if c.lastTopic != nil && len(name) <= topicCacheBytes { // a second name: from here on a map pays
 		if c.topics == nil || len(c.topics) >= topicCacheSize {
 			c.topics = make(map[string]*publishedTopic)
 			c.topics[c.lastTopic.name] = c.lastTopic

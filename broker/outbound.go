@@ -204,9 +204,6 @@ const maxPacket = mqtt.MaxPacket
 
 // sendPublish appends t.pub to the outbox, unless it is too large for the client.
 func (c *conn) sendPublish(t *turn, p *publication, id uint16, ids []uint32, qos mqtt.QoS, retain bool) DropReason {
-	if qos == mqtt.AtMostOnce && !c.hasRoom() {
-		return DropSlow
-	}
 	if c.version == mqtt.V5 && (len(ids) > 0 || c.aliasesOut.Enabled()) {
 		q := p.Publish
 		q.QoS, q.Retain, q.IDs, q.PacketID = qos, retain, ids, id

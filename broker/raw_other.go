@@ -14,4 +14,6 @@ func newRawIO(net.Conn) *rawIO { return nil }
 
 func (*rawIO) fill(*input) (int, error) { return 0, errors.ErrUnsupported }
 
+func (*rawIO) fillNow(*input) (int, error) { return 0, errors.ErrUnsupported }
+
 func (*rawIO) tryWrite([]byte) (int, error) { return 0, errors.ErrUnsupported }

@@ -47,6 +47,15 @@ func (r *rawIO) fill(in *input) (n int, err error) {
 	return r.n, r.err
 }
 
+// fillNow reads into in what has arrived.
+func (r *rawIO) fillNow(in *input) (n int, err error) {
+	r.in, r.n, r.err = in, 0, nil
+	if err := r.rc.Control(func(fd uintptr) { r.readable(fd) }); err != nil {
+		return 0, err
+	}
+	return r.n, r.err
+}
+
 // readable reports whether the wait is over.
 func (r *rawIO) readable(fd uintptr) bool {
 	r.in.acquire()

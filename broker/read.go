@@ -82,7 +82,7 @@ func (c *conn) serve() error {
 	for {
 		n, err := c.fill()
 		if cause := c.ending(); cause != nil {
-			return cause
+			return c.finishReading(cause)
 		}
 		if err != nil {
 			return lost(err)
@@ -101,10 +101,36 @@ func (c *conn) serve() error {
 	}
 }
 
+// lastReads bounds how much a connection that is to end still has processed.
+const lastReads = 64
+
+// finishReading processes what the client had sent before its connection was to end for a reason that is not its fault: it may
+// have said goodbye and come back at once, so that its next connection overtook its DISCONNECT.
+func (c *conn) finishReading(cause error) error {
+	if cause != mqtt.SessionTakenOver && cause != mqtt.ServerShuttingDown {
+		return cause
+	}
+	for range lastReads {
+		if c.in.n > 0 {
+			t := c.broker.beginTurn()
+			used, err := c.process(c.in.buf[:c.in.n], t)
+			t.end()
+			if err != nil {
+				return err
+			}
+			c.in.consume(used)
+		}
+		if n, err := c.fillNow(); n == 0 || err != nil {
+			break
+		}
+	}
+	return cause
+}
+
 // awaitReader waits while the client does not read what it is sent: answers to its packets go to the outbox whatever is in
 // there, so a client that asks and never listens is not asked for more.
 func (c *conn) awaitReader() {
-	for most := int64(c.broker.limits.OutboxBytes); c.pending.Load()/4 > most && c.ending() == nil; {
+	for most := int64(c.broker.limits.OutboxBytes); (c.pending.Load()-readSize)/4 > most && c.ending() == nil; {
 		time.Sleep(10 * time.Millisecond)
 	}
 }
@@ -131,6 +157,15 @@ func (c *conn) fill() (n int, err error) {
 		err = nil // it will come again
 	}
 	return n, err
+}
+
+// fillNow reads bytes that have arrived, and does not wait for more than a moment.
+func (c *conn) fillNow() (n int, err error) {
+	if c.raw != nil {
+		return c.raw.fillNow(&c.in)
+	}
+	_ = c.nc.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
+	return c.fill()
 }
 
 // process handles every whole packet in b and returns how many bytes they took. It knows no transport. The error ends

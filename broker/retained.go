@@ -82,11 +82,14 @@ func (s *Session) cancelReplay(sub *subscription) {
 	s.replays = slices.DeleteFunc(s.replays, func(r *replay) bool { return r.sub.Filter == sub.Filter })
 }
 
-// pumpRetained sends one page of retained messages and reports whether to go on. Only one goroutine does so at a time.
+// pumpRetained sends one page of retained messages and reports whether to go on. Only one goroutine does so at a time; who
+// comes meanwhile, because there is room again, leaves it to that one to go on.
 func (s *Session) pumpRetained(t *turn) bool {
 	s.mu.Lock()
 	c := s.conn.Load()
-	if c == nil || s.replaying == c || len(s.replays) == 0 || !c.hasRoom() && c.starve() {
+	busy := s.replaying != nil && s.replaying == c
+	s.repump = busy
+	if busy || c == nil || len(s.replays) == 0 || !c.hasRoom() && c.starve() {
 		s.mu.Unlock()
 		return false
 	}
@@ -101,13 +104,16 @@ func (s *Session) pumpRetained(t *turn) bool {
 	defer s.mu.Unlock()
 	if s.replaying == c {
 		s.replaying = nil
+		more = more || s.repump
 	}
 	if len(s.replays) > 0 && s.replays[0] == r {
 		if r.from = next; next == "" {
 			s.replays = s.replays[1:]
 		}
+	} else {
+		more = true // r was cancelled, another may wait
 	}
-	return more || s.out.Open() && (c.hasRoom() || !c.starve()) // room may have come while nobody else was let in here
+	return more
 }
 
 // sendRetained sends the messages of one page until the session has no room, and returns where to continue.

@@ -25,6 +25,7 @@ type Session struct {
 	subs      map[string]*subscription // by the filter as the client sent it
 	replays   []*replay                // retained messages that the client is still to get
 	replaying *conn                    // to which somebody sends them now; nil for none
+	repump    bool                     // somebody else found room meanwhile
 	expiry    time.Duration
 	timer     *time.Timer // ends the session
 	will      *will       // of the connection that is, or was last and may come back
@@ -40,6 +41,7 @@ type Session struct {
 // CONNACK is the first thing in the outbox; from then on messages may follow it.
 func (b *Broker) openSession(c *conn, w *will, t *turn) error {
 	for {
+		b.seeOff(c, t)
 		s, old, err := b.findSession(c)
 		if err != nil {
 			return err
@@ -50,6 +52,19 @@ func (b *Broker) openSession(c *conn, w *will, t *turn) error {
 		if s.attach(c, w, t) {
 			return nil
 		}
+	}
+}
+
+// seeOff ends the connection that c is to take over from [MQTT-3.1.4-3], and lets it finish with what its client had sent.
+func (b *Broker) seeOff(c *conn, t *turn) {
+	s := b.session(c.info.ClientID)
+	if s == nil || s.owner != c.info.User {
+		return
+	}
+	if before := s.conn.Load(); before != nil {
+		t.flush()
+		before.stop(mqtt.SessionTakenOver)
+		before.awaitEnd()
 	}
 }
 

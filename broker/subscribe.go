@@ -161,6 +161,7 @@ func (c *conn) onUnsubscribe(f mqtt.Frame, t *turn) error {
 		ack.Codes[i] = code // [MQTT-3.11.3-2]
 	}
 	c.sendBytes(t, ack.Append(nil, c.version)) // [MQTT-3.10.4-4], [MQTT-3.10.4-5]
+	c.session.pump(t)                          // retained messages that stood behind those of a subscription that ended
 	return nil
 }
 

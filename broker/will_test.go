@@ -127,7 +127,7 @@ func (w willCase) play(r *rig) error {
 	var got []news
 	var end time.Time
 	watch, err := r.b.Subscribe("will", 2, func(m *mqtt.Message, _ bool) {
-		got = append(got, news{time.Since(end), string(m.Payload)})
+		got = append(got, news{time.Since(end).Truncate(time.Second), string(m.Payload)}) // a takeover takes a moment
 	})
 	if err != nil {
 		return err

@@ -181,6 +181,9 @@ func (c *conn) close(p []byte) {
 	_ = c.nc.Close()
 }
 
+// maxLingering is how many connections may linger at a time. They do not count as connections any more.
+const maxLingering = 1000
+
 // linger lets the client read the last packet. A socket closed while bytes from the peer are unread would be reset, and the
 // packet lost with it; so the writing side is closed first and what comes is thrown away for a moment.
 func (c *conn) linger() {
@@ -190,6 +193,10 @@ func (c *conn) linger() {
 	}
 	half, ok := nc.(interface{ CloseWrite() error })
 	if !ok || half.CloseWrite() != nil {
+		return
+	}
+	defer c.broker.lingering.Add(-1)
+	if c.broker.lingering.Add(1) > maxLingering {
 		return
 	}
 	_ = c.nc.SetReadDeadline(time.Now().Add(lastWords / 4))
@@ -208,6 +215,18 @@ func (c *conn) disconnectPacket(err error) []byte {
 	if !ok || c.version != mqtt.V5 || c.state != connected {
 		return nil
 	}
-	d := mqtt.Disconnect{Code: code, Props: c.explain(err)}
+	d := mqtt.Disconnect{Code: disconnectCode(code), Props: c.explain(err)}
 	return d.Append(nil, c.version)
+}
+
+// disconnectCode returns the code that a DISCONNECT has for what an authenticator says: some of its codes belong into
+// CONNACK only [MQTT-3.14.2-1].
+func disconnectCode(code mqtt.ReasonCode) mqtt.ReasonCode {
+	switch code {
+	case mqtt.BadUserNameOrPassword, mqtt.Banned, mqtt.ClientIdentifierNotValid, mqtt.BadAuthenticationMethod:
+		return mqtt.NotAuthorized
+	case mqtt.ServerUnavailable:
+		return mqtt.ServerBusy
+	}
+	return code
 }
