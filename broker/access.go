@@ -93,8 +93,8 @@ func (b *Broker) Reauthorize() {
 // reauthorize does it for one session.
 func (b *Broker) reauthorize(s *Session) {
 	info := s.info.Load()
-	if b.config.Authorizer == nil && info.Access == nil {
-		return
+	if info == nil || b.config.Authorizer == nil && info.Access == nil {
+		return // no client has reached it yet, or nobody is there to ask
 	}
 	s.mu.Lock()
 	subs := make([]*subscription, 0, len(s.subs))

@@ -260,7 +260,7 @@ func TestA06LargeInFlight(t *testing.T) {
 	if st := a.broker.Stats(); st.QueuedBytes > 10<<20 {
 		t.Errorf("sessions hold %d bytes, the limit is 10 MiB", st.QueuedBytes)
 	}
-	a.grownLess("8 clients that acknowledge nothing", before, 16<<20)
+	a.grownLess("8 clients that acknowledge nothing", before, 24<<20)
 }
 
 // TestA06NeverReads: the attackers send requests without end and read no answer. They are not read any further when too
@@ -290,5 +290,5 @@ func TestA06NeverReads(t *testing.T) {
 		})
 	}
 	floods.Wait()
-	a.grownLess("answers that nobody reads", before, 5<<20)
+	a.grownLess("answers that nobody reads", before, 8<<20)
 }

@@ -69,6 +69,11 @@ func New(cfg Config) (*Broker, error) {
 			return nil, fmt.Errorf("packet size limit of %d bytes: must be at least 64", l)
 		}
 	}
+	for name, l := range cfg.Listeners {
+		if l.MaxPacketSize != 0 && l.MaxPacketSize < 64 {
+			return nil, fmt.Errorf("packet size limit of listener %s of %d bytes: must be at least 64", name, l.MaxPacketSize)
+		}
+	}
 	seen := make(map[string]bool)
 	for _, e := range cfg.Enhanced {
 		if seen[e.Method()] {
@@ -175,6 +180,9 @@ func (b *Broker) ServeConn(nc net.Conn) {
 	if c.raw == nil {
 		c.in.own = make([]byte, ownSize)
 	}
+	if c.remote == nil {
+		c.remote = nowhere{}
+	}
 	c.config = b.config.Listeners[c.listener]
 	c.address = addressKey(c.remote)
 	if err := b.admit(c); err != nil {
@@ -192,12 +200,15 @@ func (b *Broker) ServeConn(nc net.Conn) {
 	}()
 }
 
+// nowhere is the address of a connection that has none.
+type nowhere struct{}
+
+func (nowhere) Network() string { return "" }
+func (nowhere) String() string  { return "" }
+
 // addressKey returns what connections are counted by: the IPv4 address, or the first 64 bits of the IPv6 address, which
 // is what one customer has.
 func addressKey(a net.Addr) string {
-	if a == nil {
-		return ""
-	}
 	ap, err := netip.ParseAddrPort(a.String())
 	if err != nil {
 		return a.String()

@@ -230,6 +230,8 @@ func (c *conn) accept(g Grant, t *turn) error {
 		c.login = nil
 	}
 	b.connectedEvent(c)
+	t.flush()                // an Authorizer may block
+	b.reauthorize(c.session) // what waits was accepted for whoever the client was then
 	c.session.pump(t)
 	return nil
 }

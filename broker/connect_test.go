@@ -302,7 +302,6 @@ func TestConnectionLimits(t *testing.T) {
 				}
 				if !tc.login { // who logs in makes room
 					in[0].login("c")
-					in = in[1:]
 				} else {
 					in[0].leave()
 				}
@@ -327,9 +326,28 @@ func TestAddressKey(t *testing.T) {
 			t.Errorf("%s: %s, want %s", addr, got, want)
 		}
 	}
-	if got := addressKey(nil); got != "" {
+	if got := addressKey(nowhere{}); got != "" {
 		t.Errorf("no address: %q", got)
 	}
+}
+
+// homeless is a connection without an address.
+type homeless struct{ net.Conn }
+
+func (homeless) RemoteAddr() net.Addr { return nil }
+
+func TestNoAddress(t *testing.T) {
+	bubble(t, Config{}, func(r *rig) {
+		nc, server := net.Pipe()
+		defer nc.Close()
+		r.b.ServeConn(homeless{server})
+		c := &client{rig: r, nc: nc, v: mqtt.V5}
+		c.login("c")
+		if st, _ := r.b.Client("c"); st.Remote == nil || st.Remote.String() != "" {
+			t.Errorf("remote %v", st.Remote)
+		}
+		c.leave()
+	})
 }
 
 type textAddr string
@@ -373,6 +391,7 @@ func TestBadConfig(t *testing.T) {
 	for name, cfg := range map[string]Config{
 		"small packets":  {Limits: Limits{PacketSize: 63}},
 		"small CONNECTs": {Limits: Limits{ConnectSize: 2}},
+		"small on one":   {Listeners: map[string]ListenerConfig{"a": {MaxPacketSize: -1}}},
 		"two methods":    {Enhanced: []EnhancedAuthenticator{toy{}, toy{}}},
 	} {
 		if b, err := New(cfg); err == nil {
@@ -492,5 +511,24 @@ func TestKick(t *testing.T) {
 		if r.b.Kick("nobody", mqtt.AdministrativeAction, false) {
 			t.Error("kicked nobody")
 		}
+	})
+}
+
+// A takeover, or the end of the server, may find a packet that has not come completely.
+func TestEndInTheMiddleOfAPacket(t *testing.T) {
+	packet := publishBytes(post("a", strings.Repeat("x", 300), 0), mqtt.V5)
+	both(t, Config{}, func(r *rig) {
+		for cut := 1; cut < len(packet); cut += 50 {
+			c := r.connect(mqtt.V5, "c", lasting(60))
+			c.barrier()
+			c.send(packet[:cut])
+			again := r.connect(mqtt.V5, "c", resume, lasting(60))
+			c.wantEnd(mqtt.SessionTakenOver)
+			again.send(packet[:cut])
+			again.send(packet[cut:])
+			again.barrier()
+		}
+		c := r.connect(mqtt.V5, "c", resume)
+		c.send(packet[:100])
 	})
 }

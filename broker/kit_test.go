@@ -26,7 +26,6 @@ type rig struct {
 	*testing.T
 	b    *Broker
 	addr string
-	made int // clients, for their names
 }
 
 // newRig starts a broker that clients reach through net.Pipe. In a bubble of synctest it has the bubble's clock.

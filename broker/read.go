@@ -111,7 +111,7 @@ func (c *conn) finishReading(cause error) error {
 		return cause
 	}
 	for range lastReads {
-		if c.in.n > 0 {
+		if c.in.buf != nil { // else the beginning of a packet waits for the rest, or nothing
 			t := c.broker.beginTurn()
 			used, err := c.process(c.in.buf[:c.in.n], t)
 			t.end()

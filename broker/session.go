@@ -137,10 +137,6 @@ func (s *Session) attach(c *conn, w *will, t *turn) bool {
 	if late != nil {
 		s.broker.publishWill(late, t)
 	}
-	if present {
-		t.flush()
-		s.broker.reauthorize(s) // what waits was accepted for whoever the client was then
-	}
 	return true
 }
 

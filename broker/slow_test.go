@@ -207,23 +207,22 @@ func TestTotalQueue(t *testing.T) {
 // Closing a connection while others write to it neither hangs nor loses the reason.
 func TestCloseWhileWritten(t *testing.T) {
 	r := newTCPRig(t, Config{Limits: Limits{OutboxBytes: 2000}})
-	var stop atomic.Bool
-	var publishers sync.WaitGroup
-	for range 3 {
-		publishers.Go(func() {
-			for !stop.Load() {
-				_ = r.b.Publish(&mqtt.Message{Topic: "a", Payload: []byte("x")})
-			}
-		})
-	}
-	for range 40 {
+	for range 100 {
 		c := r.connect(mqtt.V5, "c")
 		c.subscribe(sub("a", 0))
+		var publishers sync.WaitGroup
+		for range 3 {
+			publishers.Go(func() {
+				for range 100 {
+					_ = r.b.Publish(&mqtt.Message{Topic: "a", Payload: []byte("x")})
+				}
+			})
+		}
+		c.message()
 		r.b.Kick("c", mqtt.AdministrativeAction, true)
 		c.wantEnd(mqtt.AdministrativeAction)
+		publishers.Wait()
 	}
-	stop.Store(true)
-	publishers.Wait()
 }
 
 // Clients that come, vanish and are written to all the time leave nothing behind.

@@ -147,7 +147,7 @@ func (w willCase) play(r *rig) error {
 		if w.back == comesBackFresh {
 			start = fresh
 		}
-		c = r.connect(mqtt.V5, "c", start, lasting(60))
+		r.connect(mqtt.V5, "c", start, lasting(60))
 	}
 	time.Sleep(time.Hour)
 	synctest.Wait()
