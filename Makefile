@@ -35,7 +35,7 @@ fuzz: ## run every fuzz target for FUZZTIME each
 	done
 
 bench: ## run the benchmarks of the parts
-	go test -run '^$$' -bench . -benchmem ./mqtt ./topic ./session ./broker ./auth
+	go test -run '^$$' -bench . -benchmem ./mqtt ./topic ./session ./store/journal ./broker ./auth
 
 generate: ## renew the pages in docs that are made from the code
 	go generate ./...

@@ -23,7 +23,6 @@ var mayImport = map[string][]string{
 	"session":         {"mqtt"},          // one client's protocol memory
 	"store":           {"mqtt"},          // what outlives the process
 	"store/journal":   {"mqtt", "store"}, // the same on disk
-	"store/storetest": {"mqtt", "store"}, // what every store must pass
 
 	// Floor 2: the living parts.
 	"broker": {"mqtt", "topic", "transport", "session", "store"},

@@ -13,7 +13,7 @@ step() {
 	"$@" || { red "failed: $*"; failed=1; }
 }
 
-race='./broker/... ./session/... ./transport/... ./auth/... ./client/... ./api/... ./cmd/...'
+race='./broker/... ./session/... ./store/... ./internal/... ./transport/... ./auth/... ./client/... ./api/... ./cmd/...'
 
 step 'unit, conformance and attack tests' go test ./...
 if command -v gcc >/dev/null 2>&1; then

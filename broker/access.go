@@ -10,6 +10,7 @@ import (
 
 	"github.com/magpiemq/magpie/mqtt"
 	"github.com/magpiemq/magpie/session"
+	"github.com/magpiemq/magpie/store"
 )
 
 // decide asks the client's own authorizer, then the broker's. Deny wins; somebody has to say yes, unless nobody is there to ask.
@@ -93,8 +94,8 @@ func (b *Broker) Reauthorize() {
 // reauthorize does it for one session.
 func (b *Broker) reauthorize(s *Session) {
 	info := s.info.Load()
-	if info == nil || b.config.Authorizer == nil && info.Access == nil {
-		return // no client has reached it yet, or nobody is there to ask
+	if info == nil || info.Remote == (notSince{}) || b.config.Authorizer == nil && info.Access == nil {
+		return // no client has reached it yet, so that nobody knows what it may do; or nobody is there to ask
 	}
 	s.mu.Lock()
 	subs := make([]*subscription, 0, len(s.subs))
@@ -130,6 +131,7 @@ func (b *Broker) reviewSubscription(s *Session, info *ClientInfo, sub *subscript
 	}
 	if denied {
 		delete(s.subs, sub.Filter)
+		s.noteSession(store.Record{Kind: store.Unsubscribed, Subscription: mqtt.Subscription{Filter: sub.Filter}})
 		b.removeSubscription(sub)
 		s.cancelReplay(sub)
 		return
@@ -151,6 +153,7 @@ func (b *Broker) removeDenied(s *Session, denied map[string]bool) {
 	s.mu.Lock()
 	s.out.Remove(func(d session.Delivery, _ bool) bool {
 		if denied[d.Message.Topic] {
+			s.settled(&d)
 			lost = append(lost, d.Message)
 			return true
 		}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/magpiemq/magpie/mqtt"
+	"github.com/magpiemq/magpie/store"
 	"github.com/magpiemq/magpie/topic"
 	"github.com/magpiemq/magpie/transport"
 )
@@ -39,6 +40,10 @@ type Broker struct {
 	subs        subscriptions
 	retained    retained
 	holding     holding
+	store       store.Store           // nil when nothing outlives the process
+	lastSession atomic.Uint64         // number in the store given last
+	failure     atomic.Pointer[error] // of the store; nil while it works
+	owning      sync.RWMutex          // held for reading from when the store is told of a message until every session has it
 
 	mu        sync.RWMutex // guards all below
 	sessions  map[string]*Session
@@ -55,7 +60,7 @@ type Broker struct {
 // New makes a broker. It has no listener yet but works for subscribers and publishers in process. Shutdown ends it.
 func New(cfg Config) (*Broker, error) {
 	b := &Broker{
-		config: cfg, limits: cfg.Limits.withDefaults(), log: cfg.Logger, started: time.Now(),
+		config: cfg, store: cfg.Store, limits: cfg.Limits.withDefaults(), log: cfg.Logger, started: time.Now(),
 		sessions: make(map[string]*Session), locals: make(map[*LocalSubscription]struct{}), conns: make(map[*conn]struct{}),
 		byAddress: make(map[string]int), byName: make(map[string]int), listeners: make(map[net.Listener]struct{}),
 		observers: []*Events{&cfg.Events},
@@ -82,12 +87,16 @@ func New(cfg Config) (*Broker, error) {
 		seen[e.Method()] = true
 	}
 	b.holding.conns = make(map[*conn]struct{})
-	if cfg.Store != nil {
-		cfg.Store.OnCommit(b.committed)
-	}
+	b.holding.sessions = make(map[*Session]struct{})
 	b.accessEpoch.Store(1)
 	b.hooks.Store(hooksOf(b.observers))
 	b.ctx, b.cancel = context.WithCancel(context.Background())
+	if b.store != nil {
+		if err := b.restore(); err != nil {
+			b.cancel()
+			return nil, err
+		}
+	}
 	if every := cfg.SysInterval; every >= 0 {
 		if every == 0 {
 			every = 10 * time.Second
@@ -98,7 +107,7 @@ func New(cfg Config) (*Broker, error) {
 }
 
 // Serve accepts connections from the listeners until ctx is done or Shutdown is called, or until accepting fails. It closes
-// the listeners, not the connections: call Shutdown for those. It returns nil unless accepting failed. Connections that
+// the listeners, not the connections: call Shutdown for those. It returns nil unless accepting or the store has failed. Connections that
 // have the method Info of [transport.Conn] bring their listener's name, their client's address and certificate with
 // them.
 func (b *Broker) Serve(ctx context.Context, listeners ...net.Listener) error {
@@ -117,6 +126,9 @@ func (b *Broker) Serve(ctx context.Context, listeners ...net.Listener) error {
 			failed = err
 			b.closeListeners(listeners)
 		}
+	}
+	if cause := b.failure.Load(); cause != nil {
+		return fmt.Errorf("store: %w", *cause)
 	}
 	return failed
 }

@@ -2,99 +2,175 @@ package broker
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
 	"github.com/magpiemq/magpie/mqtt"
+	"github.com/magpiemq/magpie/session"
 	"github.com/magpiemq/magpie/store"
 )
 
-// keep tells the store about t.pub.
-func (b *Broker) keep(t *turn, id uint16) (store.Position, error) {
-	r := store.Record{Message: t.pub.message(t.now), ClientID: t.pub.publisher}
-	if t.pub.QoS == mqtt.ExactlyOnce {
-		r.PacketID = id
-	}
-	position, err := b.config.Store.Append(&r)
-	if err != nil {
-		return 0, fmt.Errorf("%w: %w", mqtt.QuotaExceeded, err)
-	}
-	return position, nil
-}
-
-// heldAnswer is an answer to a PUBLISH whose record is not committed yet.
-type heldAnswer struct {
+// held is something that may be sent once the store has committed what stands at a position: an answer, or a message of
+// QoS 2 of which the store has to know that it was sent.
+type held struct {
 	position store.Position
-	ack      mqtt.Ack
+	ack      mqtt.Ack // of type 0: none
+	packet   []byte   // nil: none
+	delivery session.Delivery
+	id       uint16
 }
 
-// holding is which connections have answers that wait. The answers of one connection keep their order [MQTT-4.6.0-2],
-// [MQTT-4.6.0-3]: one that needs no commit waits behind those that do.
+// holding is who waits for the store. What one connection waits for keeps its order [MQTT-4.6.0-2], [MQTT-4.6.0-3]: what needs
+// no commit waits behind what does.
 type holding struct {
-	mu    sync.Mutex
-	conns map[*conn]struct{}
+	mu       sync.Mutex
+	conns    map[*conn]struct{}
+	sessions map[*Session]struct{} // with a message of QoS 2 that is not safe yet
 }
 
-// answer sends the answer to a PUBLISH, now or when the store has committed what stands at the position. Reading goes on
-// meanwhile, as far as the Receive Maximum allows.
+// answer sends an acknowledgement, now or when the store has committed what stands at the position. Reading goes on meanwhile,
+// as far as the Receive Maximum allows.
 func (c *conn) answer(t *turn, position store.Position, ack mqtt.Ack) {
-	b := c.broker
-	if b.config.Store == nil {
-		c.sendAnswer(t, ack)
-		return
+	c.sendKept(t, held{position: position, ack: ack})
+}
+
+// sendKept sends what is in h, now or later.
+func (c *conn) sendKept(t *turn, h held) {
+	if c.broker.store == nil || !c.hold(h) {
+		c.sendHeld(t, &h)
 	}
+}
+
+// hold keeps h back if it has to wait, or to stay behind something that does.
+func (c *conn) hold(h held) bool {
+	b := c.broker
 	b.holding.mu.Lock()
 	defer b.holding.mu.Unlock()
-	if len(c.held) == 0 && position <= b.config.Store.Committed() {
-		c.sendAnswer(t, ack)
-		return
+	if len(c.held) == 0 && !c.releasing && h.position <= b.store.Committed() {
+		return false
 	}
-	c.held = append(c.held, heldAnswer{position, ack})
+	c.held = append(c.held, h)
 	b.holding.conns[c] = struct{}{}
+	return true
 }
 
-// sendAnswer sends a PUBACK or PUBREC and notes in the session that it did.
+// sendHeld sends it.
+func (c *conn) sendHeld(t *turn, h *held) {
+	switch {
+	case h.packet != nil:
+		c.sendBytes(t, h.packet)
+	case h.ack.Type != 0:
+		c.sendAnswer(t, h.ack)
+	default:
+		p := view(h.delivery.Message, t.now)
+		p.QoS, p.Retain, p.IDs, p.PacketID = h.delivery.QoS, h.delivery.Retain, h.delivery.IDs, h.id
+		c.sendPacket(t, &p, h.delivery.Message.Topic)
+	}
+}
+
+// sendAnswer sends a step of a handshake and notes in the session that it did.
 func (c *conn) sendAnswer(t *turn, ack mqtt.Ack) {
 	s := c.session
-	s.mu.Lock()
-	if s.conn.Load() == c {
-		switch {
-		case ack.Type == mqtt.PUBREC && ack.Code.Failed():
-			s.in.Refused(ack.PacketID)
-		case ack.Type == mqtt.PUBACK && ack.Code != mqtt.PacketIdentifierInUse:
-			s.in.Acknowledged()
+	if ack.Type == mqtt.PUBACK || ack.Type == mqtt.PUBREC {
+		s.mu.Lock()
+		if s.conn.Load() == c {
+			switch {
+			case ack.Type == mqtt.PUBREC && ack.Code.Failed():
+				s.in.Refused(ack.PacketID)
+			case ack.Type == mqtt.PUBACK && ack.Code != mqtt.PacketIdentifierInUse:
+				s.in.Acknowledged()
+			}
 		}
+		s.mu.Unlock()
 	}
-	s.mu.Unlock()
 	c.sendAck(t, &ack)
 }
 
-// committed sends the answers that waited for the position. The store calls it.
+// committed sends what waited for the position. The store calls it, on one goroutine.
 func (b *Broker) committed(position store.Position) {
 	t := b.beginTurn()
 	defer t.end()
 	b.holding.mu.Lock()
-	defer b.holding.mu.Unlock()
-	for c := range b.holding.conns {
+	conns := slices.Collect(maps.Keys(b.holding.conns))
+	sessions := b.holding.sessions
+	if len(sessions) > 0 {
+		b.holding.sessions = make(map[*Session]struct{})
+	}
+	b.holding.mu.Unlock()
+	for _, c := range conns {
+		c.release(position, t)
+	}
+	for s := range sessions {
+		s.pump(t)
+	}
+}
+
+// release sends what the connection held back up to the position. What comes meanwhile stays behind.
+func (c *conn) release(position store.Position, t *turn) {
+	b := c.broker
+	for {
+		b.holding.mu.Lock()
 		n := 0
 		for n < len(c.held) && c.held[n].position <= position {
-			c.sendAnswer(t, c.held[n].ack)
 			n++
 		}
+		due := slices.Clone(c.held[:n])
 		if c.held = slices.Delete(c.held, 0, n); len(c.held) == 0 {
 			c.held = nil
 			delete(b.holding.conns, c)
 		}
+		c.releasing = n > 0
+		b.holding.mu.Unlock()
+		if n == 0 {
+			return
+		}
+		for i := range due {
+			c.sendHeld(t, &due[i])
+		}
 	}
 }
 
-// unhold forgets the answers of a connection that has ended: the client will send those messages again.
+// waitsFor asks for a pump of the session once the position is committed, and reports whether there will be one: not when it
+// is committed by now.
+func (s *Session) waitsFor(position store.Position) bool {
+	b := s.broker
+	b.holding.mu.Lock()
+	defer b.holding.mu.Unlock()
+	if position <= b.store.Committed() {
+		return false
+	}
+	b.holding.sessions[s] = struct{}{}
+	return true
+}
+
+// unhold forgets what a connection that has ended was still to be sent: the client will ask again.
 func (b *Broker) unhold(c *conn) {
-	if b.config.Store == nil {
+	if b.store == nil {
 		return
 	}
 	b.holding.mu.Lock()
 	defer b.holding.mu.Unlock()
 	delete(b.holding.conns, c)
 	c.held = nil
+}
+
+// note tells the store something. An error is told to whoever asked for what is noted: it did not happen.
+func (b *Broker) note(r *store.Record) (store.Position, error) {
+	position, err := b.store.Append(r)
+	if err != nil {
+		return 0, fmt.Errorf("%w: %w", mqtt.QuotaExceeded, err)
+	}
+	return position, nil
+}
+
+// noteLater tells the store something that has happened whatever the store says. When it cannot be kept, a restart will not
+// know of it: a message is then delivered again.
+func (b *Broker) noteLater(r *store.Record) store.Position {
+	position, err := b.store.Append(r)
+	if err != nil {
+		b.stats.unkept.Add(1)
+		return 0
+	}
+	return position
 }

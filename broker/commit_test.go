@@ -36,8 +36,14 @@ func (m *manualStore) Committed() store.Position {
 	return m.committed
 }
 
-func (m *manualStore) OnCommit(f func(store.Position)) { m.news = f }
-func (m *manualStore) Close() error                    { return nil }
+func (m *manualStore) OnCommit(f func(store.Position))                         { m.news = f }
+func (m *manualStore) OnFail(func(error))                                      {}
+func (m *manualStore) OnCheckpoint(func(func(*store.Record) error) error)      {}
+func (m *manualStore) Restore(func(store.Position, *store.Record) error) error { return nil }
+func (m *manualStore) Load(store.Position, *store.Record) error                { return errors.New("not there") }
+func (m *manualStore) Busy() bool                                              { return false }
+func (m *manualStore) Use(store.Position, int)                                 {}
+func (m *manualStore) Close() error                                            { return nil }
 
 func (m *manualStore) commit(p store.Position) {
 	m.mu.Lock()
@@ -115,9 +121,10 @@ func TestAcknowledgeAfterCommit(t *testing.T) {
 			}
 		}
 		publish := func(qos mqtt.QoS, id uint16) {
-			send((&mqtt.Publish{Topic: []byte("a"), QoS: qos, PacketID: id, Payload: []byte("x")}).Append(nil, mqtt.V5))
+			send((&mqtt.Publish{Topic: []byte("a"), QoS: qos, PacketID: id, Payload: []byte("x"), Retain: qos > 0}).Append(nil, mqtt.V5))
 		}
-		send((&mqtt.Connect{Version: mqtt.V5, CleanStart: true, ClientID: "c"}).Append(nil))
+		kept := mqtt.Properties(nil).WithInt(mqtt.SessionExpiryInterval, 100)
+		send((&mqtt.Connect{Version: mqtt.V5, CleanStart: true, ClientID: "c", Props: kept}).Append(nil))
 		want(mqtt.CONNACK)
 
 		publish(mqtt.AtLeastOnce, 1)
@@ -125,15 +132,15 @@ func TestAcknowledgeAfterCommit(t *testing.T) {
 		publish(mqtt.AtLeastOnce, 3)
 		publish(mqtt.AtMostOnce, 0)
 		want() // three messages were read, none is safe
-		if len(s.records) != 3 || s.records[1].PacketID != 2 || s.records[1].ClientID != "c" || s.records[0].PacketID != 0 {
+		if len(s.records) != 4 || s.records[0].ClientID != "c" || s.records[2].PacketID != 2 || s.records[2].Session != s.records[0].Session || s.records[1].PacketID != 0 {
 			t.Fatalf("records: %+v", s.records)
 		}
 		publish(mqtt.ExactlyOnce, 2) // again: seen before, so its answer needs no record of its own, but keeps its place
 		want()
-		s.commit(1)
+		s.commit(2)
 		synctest.Wait()
 		want(mqtt.PUBACK)
-		s.commit(3)
+		s.commit(4)
 		synctest.Wait()
 		want(mqtt.PUBREC, mqtt.PUBACK, mqtt.PUBREC)
 
@@ -149,7 +156,7 @@ func TestAcknowledgeAfterCommit(t *testing.T) {
 			t.Fatal(err)
 		}
 		synctest.Wait()
-		s.commit(4) // of a client that is gone
+		s.commit(6) // of a client that is gone
 		if n := len(b.holding.conns); n != 0 {
 			t.Errorf("%d connections still wait", n)
 		}

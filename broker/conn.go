@@ -49,7 +49,8 @@ type conn struct {
 	pending atomic.Int64 // bytes appended to the outbox and not written yet
 	starved atomic.Bool  // the session has more for the outbox when it is written
 
-	held []heldAnswer // answers that wait for the store, in order; guarded by Broker.holding.mu
+	held      []held // what waits for the store, in order; guarded by Broker.holding.mu, like releasing
+	releasing bool   // something that was held is being sent
 
 	mu         sync.Mutex // guards the outbox, which is all below
 	out        []byte

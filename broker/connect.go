@@ -350,6 +350,7 @@ type will struct {
 	expiry  time.Duration // its Message Expiry Interval, which begins when it is published; zero for none
 	delay   time.Duration
 	info    *ClientInfo
+	session *Session // whose it is
 }
 
 // checkWill makes a will of what the CONNECT brought, nil when it brought none.

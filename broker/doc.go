@@ -18,6 +18,6 @@
 //
 // # Locks
 //
-// In this order, and never two of the same kind at once: Broker.mu, holding.mu, retained.mu, Session.mu, subscriptions.mu,
-// conn.mu. No lock is held while reading, writing or calling an extension point.
+// In this order, and never two of the same kind at once: owning, Broker.mu, retained.mu, Session.mu, subscriptions.mu,
+// holding.mu, conn.mu. No lock is held while reading, writing or calling an extension point.
 package broker

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/magpiemq/magpie/mqtt"
+	"github.com/magpiemq/magpie/store"
 	"github.com/magpiemq/magpie/topic"
 )
 
@@ -126,7 +127,7 @@ func (c *conn) onPublish(f mqtt.Frame, t *turn) error {
 	}
 	qos, id := p.QoS, p.PacketID
 	t.pub.begin(e.name, c.info.ClientID)
-	receivers, err := c.broker.publish(t, c.info, id)
+	receivers, err := c.broker.publish(t, c.info, c.session, id)
 	if err != nil {
 		p.PacketID = id
 		return c.refuse(p, t, err)
@@ -214,7 +215,7 @@ func (c *conn) onAck(f mqtt.Frame, t *turn) error {
 		s.mu.Unlock()
 		return mqtt.SessionTakenOver
 	}
-	reply, err := s.acknowledged(&a)
+	reply, position, err := s.acknowledged(&a)
 	s.settleQueue()
 	more := s.out.Ready() || len(s.replays) > 0
 	s.mu.Unlock()
@@ -222,7 +223,7 @@ func (c *conn) onAck(f mqtt.Frame, t *turn) error {
 		return err
 	}
 	if reply.Type != 0 {
-		c.sendAck(t, &reply)
+		c.answer(t, position, reply)
 	}
 	if more {
 		s.pump(t)
@@ -230,24 +231,50 @@ func (c *conn) onAck(f mqtt.Frame, t *turn) error {
 	return nil
 }
 
-// acknowledged applies one step of a handshake and returns the packet that answers it, if any.
-func (s *Session) acknowledged(a *mqtt.Ack) (reply mqtt.Ack, err error) {
+// acknowledged applies one step of a handshake, and returns the packet that answers it, if any, and the position in the store
+// for which that has to wait.
+func (s *Session) acknowledged(a *mqtt.Ack) (reply mqtt.Ack, position store.Position, err error) {
+	about := store.Position(s.out.Position(a.PacketID))
 	switch a.Type {
 	case mqtt.PUBACK:
-		_, _, err = s.out.Acknowledge(a.PacketID)
-	case mqtt.PUBREC:
-		code, done, err := s.out.Received(a.PacketID, a.Code)
-		if err != nil || done {
-			return reply, err
+		d, known, err := s.out.Acknowledge(a.PacketID)
+		if known && err == nil {
+			s.settled(&d)
 		}
-		return mqtt.Ack{Type: mqtt.PUBREL, PacketID: a.PacketID, Code: code}, nil // [MQTT-4.3.3-4]
+		return reply, 0, err
+	case mqtt.PUBREC:
+		waited := s.out.Waits(a.PacketID)
+		code, done, err := s.out.Received(a.PacketID, a.Code)
+		if err != nil {
+			return reply, 0, err
+		}
+		if waited && about != 0 {
+			position = s.noteHandshake(store.Received, about, a.PacketID)
+			s.broker.store.Use(about, -1)
+		}
+		if done {
+			return reply, 0, nil
+		}
+		return mqtt.Ack{Type: mqtt.PUBREL, PacketID: a.PacketID, Code: code}, position, nil // [MQTT-4.3.3-4]
 	case mqtt.PUBCOMP:
-		_, err = s.out.Complete(a.PacketID)
+		known, err := s.out.Complete(a.PacketID)
+		if known && err == nil && about != 0 {
+			s.noteHandshake(store.Completed, about, a.PacketID)
+		}
+		return reply, 0, err
 	case mqtt.PUBREL:
 		code := s.in.Release(a.PacketID)
-		return mqtt.Ack{Type: mqtt.PUBCOMP, PacketID: a.PacketID, Code: code}, nil // [MQTT-4.3.3-11]
+		if code == mqtt.Success {
+			position = s.noteSession(store.Record{Kind: store.Released, PacketID: a.PacketID})
+		}
+		return mqtt.Ack{Type: mqtt.PUBCOMP, PacketID: a.PacketID, Code: code}, position, nil // [MQTT-4.3.3-11]
 	}
-	return reply, err
+	return reply, 0, nil
+}
+
+// noteHandshake tells the store of a step of the handshake of a QoS 2 message that the session is sent.
+func (s *Session) noteHandshake(k store.Kind, about store.Position, id uint16) store.Position {
+	return s.noteSession(store.Record{Kind: k, About: about, PacketID: id})
 }
 
 // onDisconnect ends the connection as the client wishes (§3.14).

@@ -111,8 +111,8 @@ func (b *Broker) RetainedMessage(name string) *mqtt.Message {
 	b.retained.mu.RLock()
 	defer b.retained.mu.RUnlock()
 	m, _ := b.retained.tree.Get(name)
-	if m != nil && m.Expired(time.Now()) {
+	if m.Message == nil || m.Expired(time.Now()) {
 		return nil
 	}
-	return m
+	return m.Message
 }

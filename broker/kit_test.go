@@ -13,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/magpiemq/magpie/mqtt"
+	"github.com/magpiemq/magpie/store"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -33,6 +34,9 @@ func newRig(t *testing.T, cfg Config) *rig {
 	t.Helper()
 	if cfg.SysInterval == 0 {
 		cfg.SysInterval = -1
+	}
+	if cfg.Store == nil && os.Getenv("MAGPIE_TEST_STORE") != "" {
+		cfg.Store = &store.Memory{} // the same behaviour is wanted of a broker that keeps everything
 	}
 	b, err := New(cfg)
 	if err != nil {

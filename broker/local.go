@@ -113,7 +113,7 @@ func (s *Session) pushRetained(sub *subscription) {
 		r.mu.RLock() // held while pushing: see sendCurrent
 		t.items, from = r.tree.Next(sub.filter, from, replayPage, t.items[:0])
 		for i := range t.items {
-			m := t.items[i].Value
+			m := t.items[i].Value.Message
 			if m.Expired(t.now) {
 				continue
 			}
@@ -159,6 +159,6 @@ func (b *Broker) Publish(m *mqtt.Message) error {
 	t := b.beginTurn()
 	defer t.end()
 	t.pub.beginMessage(m, t.now)
-	_, err := b.publish(t, nil, 0)
+	_, err := b.publish(t, nil, nil, 0)
 	return err
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/magpiemq/magpie/mqtt"
 	"github.com/magpiemq/magpie/session"
+	"github.com/magpiemq/magpie/store"
 )
 
 // deliver gives t.pub to the session of s, as this subscription wants it.
@@ -57,29 +58,44 @@ func (s *Session) offer(t *turn, sub *subscription, qos mqtt.QoS, retain bool) (
 
 // offerKept is offer for QoS 1 and 2: the message is the session's until it is acknowledged.
 func (s *Session) offerKept(t *turn, sub *subscription, qos mqtt.QoS, retain bool) (drop DropReason, sent bool) {
-	d := session.Delivery{Message: t.pub.message(t.now), IDs: sub.ids, Share: sub.share, QoS: qos, Retain: retain}
+	d := session.Delivery{
+		Message: t.pub.message(t.now), IDs: sub.ids, Share: sub.share, QoS: qos, Retain: retain, Position: t.positionFor(s, qos),
+	}
+	drop, sent, unsafe := s.take(t, sub, d)
+	if drop != nothingDropped {
+		s.settled(&d)
+	}
+	if unsafe {
+		s.pump(t)
+	}
+	return drop, sent
+}
+
+// take makes d the session's. unsafe is true when it waits for the store and nobody waits for that yet.
+func (s *Session) take(t *turn, sub *subscription, d session.Delivery) (drop DropReason, sent, unsafe bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended {
-		return DropSessionEnd, false
+		return DropSessionEnd, false, false
 	}
 	if drop := s.admits(&d); drop != nothingDropped {
-		return drop, false
+		return drop, false, false
 	}
 	c := s.conn.Load()
-	if c != nil && s.out.Open() && (c.hasRoom() || !c.starve()) {
+	unsafe = d.QoS == mqtt.ExactlyOnce && d.Position != 0
+	if c != nil && s.out.Open() && !unsafe && (c.hasRoom() || !c.starve()) {
 		q := t.pub.Publish
-		q.QoS, q.IDs = qos, sub.ids
+		q.QoS, q.IDs = d.QoS, sub.ids
 		if drop := c.fits(&q); drop != nothingDropped {
-			return drop, false
+			return drop, false, false
 		}
-		c.sendPublish(t, &t.pub, s.out.Send(d), sub.ids, qos, retain)
+		c.sendPublish(t, &t.pub, s.out.Send(d), sub.ids, d.QoS, d.Retain)
 		s.settleQueue()
-		return nothingDropped, true
+		return nothingDropped, true, false
 	}
 	s.out.Push(d)
 	s.settleQueue()
-	return nothingDropped, false
+	return nothingDropped, false, unsafe && c != nil
 }
 
 // admits decides whether the session may hold one more delivery. What a client does not acknowledge takes as much memory as
@@ -128,52 +144,116 @@ func (s *Session) pump(t *turn) {
 	}
 }
 
+// loss is a message that was dropped from the queue.
+type loss struct {
+	delivery session.Delivery
+	reason   DropReason
+}
+
 // pumpQueue sends what waits in the queue, and reports whether the outbox has room for more.
 func (s *Session) pumpQueue(t *turn) bool {
-	type loss struct {
-		m *mqtt.Message
-		r DropReason
+	for {
+		room, unsafe, losses, sent := s.sendQueued(t)
+		for i := range losses {
+			t.broker.droppedMessage(s, losses[i].delivery.Message, losses[i].reason)
+		}
+		for _, m := range sent {
+			for _, f := range t.broker.hooks.Load().delivered {
+				f(s.info.Load(), m)
+			}
+		}
+		loaded := s.loadMore(t)
+		if !loaded && (unsafe == 0 || s.waitsFor(store.Position(unsafe))) {
+			return room
+		}
 	}
-	var losses []loss
-	var sent []*mqtt.Message
-	hooks := t.broker.hooks.Load()
+}
+
+// sendQueued sends what waits in memory. unsafe is the position for which the first that waits has to wait, 0 when it does not.
+func (s *Session) sendQueued(t *turn) (room bool, unsafe uint64, losses []loss, sent []*mqtt.Message) {
+	b := t.broker
+	notes := len(b.hooks.Load().delivered) > 0
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	c := s.conn.Load()
-	for c != nil && s.out.Ready() {
+	if c == nil {
+		return false, 0, nil, nil
+	}
+	if b.store != nil {
+		s.out.Committed(uint64(b.store.Committed()))
+	}
+	for s.out.Ready() {
 		if !c.hasRoom() && c.starve() {
 			break
 		}
 		d, dup, _ := s.out.Peek()
-		p := view(d.Message, t.now)
-		p.QoS, p.Retain, p.IDs = d.QoS, d.Retain, d.IDs
-		drop := c.fits(&p)
-		if d.Message.Expired(t.now) && !dup {
-			drop = DropExpired // delivery has not started [MQTT-3.3.2-5]
-		}
-		if drop != nothingDropped {
+		if drop := c.refuses(&d, dup, t.now); drop != nothingDropped {
 			s.out.Skip()
-			losses = append(losses, loss{d.Message, drop})
+			s.settled(&d)
+			losses = append(losses, loss{d, drop})
 			continue
 		}
-		p.PacketID, _, p.Dup, _ = s.out.Next()
-		c.sendPacket(t, &p, d.Message.Topic)
-		if len(hooks.delivered) > 0 {
+		s.sendNext(c, t)
+		if notes {
 			sent = append(sent, d.Message)
 		}
 	}
 	s.settleQueue()
-	room := c != nil && !s.out.Ready()
-	s.mu.Unlock()
-	for _, l := range losses {
-		t.broker.droppedMessage(s, l.m, l.r)
-	}
-	for _, m := range sent {
-		for _, f := range hooks.delivered {
-			f(s.info.Load(), m)
-		}
-	}
-	return room
+	return !s.out.Ready(), s.out.Unsafe(), losses, sent
 }
+
+// refuses tells why a delivery that waited is not sent to c.
+func (c *conn) refuses(d *session.Delivery, dup bool, now time.Time) DropReason {
+	if d.Message.Expired(now) && !dup {
+		return DropExpired // delivery has not started [MQTT-3.3.2-5]
+	}
+	p := view(d.Message, now)
+	p.QoS, p.IDs = d.QoS, d.IDs
+	return c.fits(&p)
+}
+
+// sendNext sends what is next in the session's queue. The first time a QoS 2 message is sent the store must know it, or a restart
+// would send it again under another identifier. The caller holds s.mu.
+func (s *Session) sendNext(c *conn, t *turn) {
+	id, d, dup, _ := s.out.Next()
+	if d.QoS == mqtt.ExactlyOnce && d.Position != 0 && !dup {
+		position := s.noteSession(store.Record{Kind: store.Sent, About: store.Position(d.Position), PacketID: id})
+		c.sendKept(t, held{position: position, delivery: d, id: id})
+		return
+	}
+	p := view(d.Message, t.now)
+	p.QoS, p.Retain, p.IDs, p.PacketID, p.Dup = d.QoS, d.Retain, d.IDs, id, dup
+	c.sendPacket(t, &p, d.Message.Topic)
+}
+
+// loadMore loads messages that wait in the store when few wait in memory, and reports whether it did. One goroutine at a
+// time does.
+func (s *Session) loadMore(t *turn) bool {
+	if t.broker.store == nil {
+		return false
+	}
+	s.mu.Lock()
+	if s.loading || s.conn.Load() == nil {
+		s.mu.Unlock()
+		return false
+	}
+	t.places = s.out.Places(loadBatch, t.places[:0])
+	s.loading = len(t.places) > 0
+	s.mu.Unlock()
+	if len(t.places) == 0 {
+		return false
+	}
+	ds := s.load(t.places)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.loading = false
+	s.out.Loaded(ds)
+	s.settleQueue()
+	return true
+}
+
+// loadBatch is how many messages are loaded at a time.
+const loadBatch = 64
 
 // hasRoom reports whether the outbox takes more that does not have to be sent now.
 func (c *conn) hasRoom() bool { return int(c.pending.Load()) < c.broker.limits.OutboxBytes }

@@ -98,6 +98,7 @@ func (c *conn) serve() error {
 		c.in.consume(used)
 		c.bucket.pause(c)
 		c.awaitReader()
+		c.awaitStore()
 	}
 }
 
@@ -132,6 +133,13 @@ func (c *conn) finishReading(cause error) error {
 func (c *conn) awaitReader() {
 	for most := int64(c.broker.limits.OutboxBytes); (c.pending.Load()-readSize)/4 > most && c.ending() == nil; {
 		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// awaitStore waits while the store has more to write than it can, so that publishers take the pace of the disk.
+func (c *conn) awaitStore() {
+	for s := c.broker.store; s != nil && s.Busy() && c.ending() == nil; {
+		time.Sleep(time.Millisecond)
 	}
 }
 

@@ -5,46 +5,67 @@ import (
 	"sync"
 
 	"github.com/magpiemq/magpie/mqtt"
+	"github.com/magpiemq/magpie/store"
 	"github.com/magpiemq/magpie/topic"
 )
 
 // retained are the retained messages (§3.3.1.3).
 type retained struct {
 	mu    sync.RWMutex
-	tree  topic.Retained[*mqtt.Message]
+	tree  topic.Retained[kept]
 	bytes int
 }
 
-// retain keeps t.pub as the retained message of its topic; an empty payload removes what is kept [MQTT-3.3.1-5],
-// [MQTT-3.3.1-6], [MQTT-3.3.1-7].
-func (b *Broker) retain(t *turn) {
+// kept is one retained message and where the store has it, 0 when it does not.
+type kept struct {
+	*mqtt.Message
+	position store.Position
+}
+
+// retain keeps t.pub as the retained message of its topic, and tells the store; an empty payload removes what is kept
+// [MQTT-3.3.1-5], [MQTT-3.3.1-6], [MQTT-3.3.1-7]. The lock makes both happen in one order.
+func (b *Broker) retain(t *turn, from *Session, id uint16) error {
 	p := &t.pub
 	r := &b.retained
-	if len(p.Payload) == 0 {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		if old, ok := r.tree.Delete(p.name); ok {
-			r.bytes -= len(old.Payload)
-		}
-		return
-	}
-	m := p.message(t.now)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	old, replaced := r.tree.Set(m.Topic, m)
-	if replaced {
-		r.bytes -= len(old.Payload)
+	if b.store != nil {
+		t.collectRecipients()
+		if err := b.keep(t, from, id); err != nil {
+			return err
+		}
 	}
-	r.bytes += len(m.Payload)
+	var old kept
+	if len(p.Payload) == 0 {
+		old, _ = r.tree.Delete(p.name)
+	} else {
+		m := p.message(t.now)
+		old, _ = r.tree.Set(m.Topic, kept{m, p.position})
+		r.bytes += len(m.Payload)
+	}
+	b.unkeep(old)
+	return nil
+}
+
+// unkeep counts a retained message out. The caller holds retained.mu.
+func (b *Broker) unkeep(old kept) {
+	if old.Message == nil {
+		return
+	}
+	b.retained.bytes -= len(old.Payload)
+	if old.position != 0 {
+		b.store.Use(old.position, -1)
+	}
 }
 
 // forget removes a retained message that has expired, unless it was replaced meanwhile.
-func (r *retained) forget(m *mqtt.Message) {
+func (b *Broker) forget(m kept) {
+	r := &b.retained
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if now, ok := r.tree.Get(m.Topic); ok && now == m {
 		r.tree.Delete(m.Topic)
-		r.bytes -= len(m.Payload)
+		b.unkeep(m)
 	}
 }
 
@@ -126,9 +147,9 @@ func (s *Session) sendRetained(c *conn, r *replay, sub *subscription, t *turn) (
 		name, m := t.items[i].Name, t.items[i].Value
 		switch {
 		case m.Expired(t.now):
-			b.retained.forget(m) // [MQTT-3.3.2-5]
+			b.forget(m) // [MQTT-3.3.2-5]
 		case !sub.covered && b.mayRead(s.info.Load(), name) != nil:
-			b.droppedMessage(s, m, DropDenied)
+			b.droppedMessage(s, m.Message, DropDenied)
 		case !s.sendCurrent(c, r, sub, name, t):
 			return name, false
 		}
@@ -151,7 +172,7 @@ func (s *Session) sendCurrent(c *conn, r *replay, sub *subscription, name string
 		b.retained.mu.RUnlock()
 		return false
 	}
-	t.pub.beginMessage(m, t.now)
+	t.pub.beginMessage(m.Message, t.now)
 	drop, sent := s.sendAsked(c, sub, qos, t)
 	b.retained.mu.RUnlock()
 	s.tell(t, drop, sent)

@@ -117,56 +117,59 @@ type subscriptions struct {
 	shared topic.Tree[string, *shareGroup] // by the share name
 }
 
-// publish takes responsibility for a message: tells the store, retains it if it is to be, routes it, and returns how many
-// sessions want it. from is nil when the server publishes; id is the Packet Identifier of a QoS 2 message.
-func (b *Broker) publish(t *turn, from *ClientInfo, id uint16) (receivers int, err error) {
+// publish takes responsibility for t.pub: finds who wants it, tells the store, retains it if it is to be, delivers it, and
+// returns how many sessions want it. info is nil when the server publishes; session and id are those of a QoS 2 message.
+func (b *Broker) publish(t *turn, info *ClientInfo, from *Session, id uint16) (receivers int, err error) {
 	p := &t.pub
-	if b.config.Store != nil && (p.QoS > mqtt.AtMostOnce || p.Retain) {
-		if p.position, err = b.keep(t, id); err != nil {
-			return 0, err
-		}
+	if b.store != nil {
+		b.owning.RLock()
+		defer b.owning.RUnlock()
+	}
+	b.match(t)
+	switch {
+	case p.Retain:
+		err = b.retain(t, from, id)
+	case b.store != nil && p.QoS > mqtt.AtMostOnce:
+		t.collectRecipients()
+		err = b.keep(t, from, id)
+	}
+	if err != nil {
+		return 0, err
 	}
 	for _, f := range b.hooks.Load().published {
-		f(from, p.message(t.now))
+		f(info, p.message(t.now))
 	}
-	if p.Retain {
-		b.retain(t)
+	for _, sub := range t.targets {
+		sub.deliver(t)
 	}
-	return b.route(t), nil
+	return len(t.targets), nil
 }
 
-// route delivers t.pub to every session with a matching subscription, and tells how many those are.
-func (b *Broker) route(t *turn) (receivers int) {
-	overlapping := b.match(t)
-	if overlapping {
-		return b.routeMerged(t)
-	}
-	for i := range t.matches {
-		if sub := t.matches[i].Value; !sub.echoes(&t.pub) {
-			sub.deliver(t)
-			receivers++
-		}
-	}
-	return receivers + t.deliverPicked()
-}
-
-// match collects the subscriptions of t.pub into t, one member of each group of shared ones (§4.8.2), and reports whether a session may be among them twice.
-func (b *Broker) match(t *turn) (overlapping bool) {
+// match lists in t.targets the subscriptions that get t.pub: one of each session, and one member of each shared
+// subscription (§4.8.2).
+func (b *Broker) match(t *turn) {
+	t.targets, t.groups = t.targets[:0], t.groups[:0]
 	b.subs.mu.RLock()
 	defer b.subs.mu.RUnlock()
 	filters := 0
 	t.matches, filters = b.subs.tree.Match(t.pub.name, t.matches[:0])
-	t.groups = t.groups[:0]
-	t.picked = t.picked[:0]
+	if filters > 1 {
+		t.merge()
+	} else {
+		for i := range t.matches {
+			if sub := t.matches[i].Value; !sub.echoes(&t.pub) {
+				t.targets = append(t.targets, sub)
+			}
+		}
+	}
 	if b.subs.shared.Len() > 0 {
 		t.groups, _ = b.subs.shared.Match(t.pub.name, t.groups)
 		for i := range t.groups {
 			if sub := t.groups[i].Value.pick(); sub != nil {
-				t.picked = append(t.picked, sub)
+				t.targets = append(t.targets, sub)
 			}
 		}
 	}
-	return filters > 1
 }
 
 // echoes reports whether the message would go back to its publisher against the option No Local [MQTT-3.8.3-3].
@@ -174,9 +177,9 @@ func (s *subscription) echoes(p *publication) bool {
 	return s.NoLocal && s.session.id == p.publisher
 }
 
-// routeMerged delivers where several filters matched: a session gets one copy, at the highest QoS, with the identifiers of
-// all its subscriptions that match [MQTT-3.3.4-2], [MQTT-3.3.4-3], [v3.1.1 MQTT-3.3.5-1].
-func (b *Broker) routeMerged(t *turn) (receivers int) {
+// merge lists targets where several filters matched: a session gets one copy, at the highest QoS, with the identifiers of all
+// its subscriptions that match [MQTT-3.3.4-2], [MQTT-3.3.4-3], [v3.1.1 MQTT-3.3.5-1].
+func (t *turn) merge() {
 	if t.mergedAt == nil {
 		t.mergedAt = make(map[*Session]int)
 	}
@@ -196,17 +199,8 @@ func (b *Broker) routeMerged(t *turn) (receivers int) {
 		t.merged[at].merge(sub)
 	}
 	for i := range t.merged {
-		t.merged[i].deliver(t)
+		t.targets = append(t.targets, &t.merged[i])
 	}
-	return len(t.merged) + t.deliverPicked()
-}
-
-// deliverPicked delivers to the chosen members of shared subscriptions.
-func (t *turn) deliverPicked() (receivers int) {
-	for _, sub := range t.picked {
-		sub.deliver(t)
-	}
-	return len(t.picked)
 }
 
 func (s *subscription) merge(other *subscription) {

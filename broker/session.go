@@ -7,6 +7,7 @@ import (
 
 	"github.com/magpiemq/magpie/mqtt"
 	"github.com/magpiemq/magpie/session"
+	"github.com/magpiemq/magpie/store"
 )
 
 // Session is the state of one client, connected or not (§4.1). The broker has one per ClientID; a Clean Start makes a new one.
@@ -33,6 +34,10 @@ type Session struct {
 	since     time.Time // when the last connection ended
 	ended     bool      // nobody finds this session any more
 
+	stored  atomic.Uint64 // the session's number in the store; see persist.go
+	noted   atomic.Uint64 // position of what the store was told last of the session
+	loading bool          // somebody loads messages from the store
+
 	settledMessages, settledBytes int // of the queue, as the broker's totals have them
 	settledInFlight               int // bytes, the same
 }
@@ -49,8 +54,9 @@ func (b *Broker) openSession(c *conn, w *will, t *turn) error {
 		if old != nil {
 			b.endSession(old, mqtt.SessionTakenOver, t)
 		}
-		if s.attach(c, w, t) {
-			return nil
+		s.fillMissing()
+		if done, err := s.attach(c, w, t); done || err != nil {
+			return err
 		}
 	}
 }
@@ -78,7 +84,7 @@ func (b *Broker) findSession(c *conn) (s, old *Session, err error) {
 		s = nil
 	}
 	switch {
-	case b.closing:
+	case b.closing, b.failure.Load() != nil:
 		return nil, nil, mqtt.ServerUnavailable
 	case s != nil && s.owner != c.info.User:
 		return nil, nil, mqtt.NotAuthorized // another user's session, whatever Clean Start says
@@ -108,19 +114,28 @@ func (s *Session) isOver() bool {
 }
 
 // attach makes c the session's connection and takes over from another one. It returns false when c cannot have this session
-// any more.
-func (s *Session) attach(c *conn, w *will, t *turn) bool {
+// any more, and an error when the store cannot take it.
+func (s *Session) attach(c *conn, w *will, t *turn) (done bool, err error) {
 	s.mu.Lock()
 	before := s.conn.Load()
 	present := before != nil || !s.since.IsZero()
 	if s.ended || present && (c.info.CleanStart || s.expiry == 0) {
 		s.mu.Unlock()
-		return false // somebody else was faster: a new session is due
+		return false, nil // somebody else was faster: a new session is due
 	}
-	late := s.missedWill(before)
+	late, expiry := s.missedWill(before), s.expiry
+	s.expiry = c.info.Expiry
+	if err := s.remember(c.info, w); err != nil {
+		s.expiry = expiry
+		s.mu.Unlock()
+		if !present {
+			s.broker.endSession(s, err, t)
+		}
+		return false, err
+	}
 	c.session = s
 	s.info.Store(c.info)
-	s.expiry, s.will = c.info.Expiry, w
+	s.will = w
 	s.stopTimers()
 	s.in.Connected(c.receiveMaximum())
 	s.out.Connected(c.window(&c.login.connect))
@@ -137,7 +152,7 @@ func (s *Session) attach(c *conn, w *will, t *turn) bool {
 	if late != nil {
 		s.broker.publishWill(late, t)
 	}
-	return true
+	return true, nil
 }
 
 // missedWill returns the Will of a connection that is taken over, to be published now. A delayed Will is not sent when
@@ -178,8 +193,9 @@ func (s *Session) detach(c *conn, cause error) {
 	s.conn.Store(nil)
 	s.since = time.Now()
 	s.replays = nil
-	if d, ok := cause.(*disconnected); ok && d.code == mqtt.Success {
+	if d, ok := cause.(*disconnected); ok && d.code == mqtt.Success && s.will != nil {
 		s.will = nil // [MQTT-3.1.2-10], [MQTT-3.14.4-3]
+		s.noteSession(store.Record{Kind: store.WillGone})
 	}
 	t := b.beginTurn()
 	defer t.end()
@@ -189,11 +205,9 @@ func (s *Session) detach(c *conn, cause error) {
 		b.bury(s, r, nil, t)
 		return
 	}
-	now := s.leaveWill()
-	if s.expiry != NeverExpires {
-		info := c.info // the connection itself can go
-		s.timer = time.AfterFunc(s.expiry, func() { s.expire(info) })
-	}
+	s.noteSession(store.Record{Kind: store.Left, Time: s.since, Expiry: storedExpiry(s.expiry)})
+	now := s.leaveWill(0)
+	s.startExpiry(s.expiry)
 	s.mu.Unlock()
 	if now != nil {
 		b.publishWill(now, t)
@@ -201,14 +215,23 @@ func (s *Session) detach(c *conn, cause error) {
 	b.passOn(s, t, false)
 }
 
-// leaveWill returns the Will when it is to be published now, or sets the time for it. The caller holds s.mu.
-func (s *Session) leaveWill() (now *will) {
+// startExpiry sets the time at which the session ends, unless its client comes back. The caller holds s.mu.
+func (s *Session) startExpiry(left time.Duration) {
+	if s.expiry != NeverExpires {
+		info := s.info.Load()
+		s.timer = time.AfterFunc(left, func() { s.expire(info) })
+	}
+}
+
+// leaveWill returns the Will when it is to be published now, or sets the time for it; ago is how long the connection has been
+// gone. The caller holds s.mu.
+func (s *Session) leaveWill(ago time.Duration) (now *will) {
 	w := s.will
 	if w == nil {
 		return nil
 	}
-	due := w.due(s.expiry)
-	if due == 0 {
+	due := w.due(s.expiry) - ago
+	if due <= 0 {
 		s.will = nil
 		return w
 	}
@@ -291,6 +314,7 @@ func (b *Broker) bury(s *Session, r remains, cause error, t *turn) {
 	if r.will != nil {
 		b.publishWill(r.will, t)
 	}
+	s.noteSession(store.Record{Kind: store.Ended}) // last, so that nothing is lost that was passed on
 }
 
 // publishWill publishes a Will, if its client still may [MQTT-3.1.2-8].
@@ -306,7 +330,11 @@ func (b *Broker) publishWill(w *will, t *turn) {
 		m = &copied
 	}
 	t.pub.beginMessage(m, t.now)
-	if _, err := b.publish(t, w.info, 0); err != nil {
+	if _, err := b.publish(t, w.info, nil, 0); err != nil {
 		b.log.Error("will not published", "client", w.info.ClientID, "topic", w.message.Topic, "reason", err)
+		return
+	}
+	if w.session != nil {
+		w.session.noteSession(store.Record{Kind: store.WillGone})
 	}
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/magpiemq/magpie/mqtt"
 	"github.com/magpiemq/magpie/session"
+	"github.com/magpiemq/magpie/store"
 	"github.com/magpiemq/magpie/topic"
 )
 
@@ -79,28 +80,11 @@ func (s *Session) rank() int {
 // if somebody else is there; when it ended, in any case. A QoS 2 message that was sent stays: it must not go to
 // anybody else [MQTT-4.8.2-4], [MQTT-4.8.2-5]. Everything else in an ended session is dropped.
 func (b *Broker) passOn(s *Session, t *turn, ended bool) {
-	var moved []session.Delivery
-	var lost []*mqtt.Message
-	s.mu.Lock()
-	s.out.Remove(func(d session.Delivery, started bool) bool {
+	b.takeOut(s, t, func(d session.Delivery, started bool) (move, drop bool) {
 		bound := started && d.QoS == mqtt.ExactlyOnce
-		if d.Share != "" && !bound && (ended || b.othersOf(d.Share, s)) {
-			moved = append(moved, d)
-			return true
-		}
-		if ended {
-			lost = append(lost, d.Message)
-		}
-		return ended
+		move = d.Share != "" && !bound && (ended || b.othersOf(d.Share, s))
+		return move, ended && !move
 	})
-	s.settleQueue()
-	s.mu.Unlock()
-	for _, d := range moved {
-		b.routeAgain(d, s, t)
-	}
-	for _, m := range lost {
-		b.droppedMessage(s, m, DropSessionEnd)
-	}
 }
 
 // passOnShare gives what waits in the session for one Shared Subscription, which it has left, to the other members. Without
@@ -109,19 +93,45 @@ func (b *Broker) passOnShare(s *Session, share string, t *turn) {
 	if len(b.group(share)) == 0 {
 		return
 	}
-	var moved []session.Delivery
+	b.takeOut(s, t, func(d session.Delivery, started bool) (move, drop bool) {
+		return !started && d.Share == share, false
+	})
+}
+
+// takeOut takes deliveries out of a session: those to move go to another member, those to drop are dropped.
+func (b *Broker) takeOut(s *Session, t *turn, judge func(d session.Delivery, started bool) (move, drop bool)) {
+	var moved, lost []session.Delivery
+	s.loadShared(func(d session.Delivery) bool {
+		move, drop := judge(d, false)
+		return move || drop
+	})
 	s.mu.Lock()
 	s.out.Remove(func(d session.Delivery, started bool) bool {
-		if started || d.Share != share {
-			return false
+		move, drop := judge(d, started)
+		switch {
+		case move:
+			moved = append(moved, d)
+		case drop:
+			lost = append(lost, d)
 		}
-		moved = append(moved, d)
-		return true
+		return move || drop
 	})
+	if s.ended {
+		s.out.RemovePlaces(func(p session.Place) bool {
+			b.stats.drops[DropSessionEnd].Add(1)
+			b.store.Use(store.Position(p.Position), -1)
+			return true
+		})
+	}
 	s.settleQueue()
 	s.mu.Unlock()
-	for _, d := range moved {
-		b.routeAgain(d, s, t)
+	for i := range moved {
+		b.routeAgain(moved[i], s, t)
+		s.settled(&moved[i])
+	}
+	for i := range lost {
+		s.settled(&lost[i])
+		b.droppedMessage(s, lost[i].Message, DropSessionEnd)
 	}
 }
 
@@ -162,5 +172,14 @@ func (b *Broker) routeAgain(d session.Delivery, s *Session, t *turn) {
 		return
 	}
 	t.pub.beginMessage(d.Message, t.now)
+	t.targets = append(t.targets[:0], sub)
+	if b.store != nil {
+		b.owning.RLock()
+		defer b.owning.RUnlock()
+		t.collectRecipients()
+		if err := b.keep(t, nil, 0); err != nil {
+			b.log.Error("a message of a shared subscription is not kept", "topic", d.Message.Topic, "reason", err)
+		}
+	}
 	sub.deliver(t)
 }

@@ -12,6 +12,7 @@ type stats struct {
 	connected      atomic.Int64 // clients
 	most           atomic.Int64 // connected at a time
 	refused        atomic.Int64 // messages not accepted from clients
+	unkept         atomic.Int64 // records that the store had no room for
 	expired        atomic.Int64 // sessions
 	queuedMessages atomic.Int64
 	queuedBytes    atomic.Int64

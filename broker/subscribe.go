@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/magpiemq/magpie/mqtt"
+	"github.com/magpiemq/magpie/store"
 	"github.com/magpiemq/magpie/topic"
 )
 
@@ -39,7 +40,7 @@ func (c *conn) onSubscribe(f mqtt.Frame, t *turn) error {
 			replays = append(replays, &replay{sub: made})
 		}
 	}
-	c.sendBytes(t, ack.Append(nil, c.version)) // [MQTT-3.8.4-1], [MQTT-3.8.4-6]
+	c.sendKept(t, held{position: c.session.lastNote(), packet: ack.Append(nil, c.version)}) // [MQTT-3.8.4-1], [MQTT-3.8.4-6]
 	if len(replays) > 0 {
 		c.session.replay(replays, t)
 	}
@@ -107,6 +108,13 @@ func (s *Session) addSubscription(made *subscription, c *conn) (isNew bool, err 
 	if !exists && len(s.subs) >= b.limits.Subscriptions {
 		return false, mqtt.QuotaExceeded
 	}
+	if id := s.number(); id != 0 {
+		position, err := b.note(made.record(id))
+		if err != nil {
+			return false, err
+		}
+		s.noted.Store(uint64(position))
+	}
 	if s.subs == nil {
 		s.subs = make(map[string]*subscription)
 	}
@@ -160,8 +168,8 @@ func (c *conn) onUnsubscribe(f mqtt.Frame, t *turn) error {
 		}
 		ack.Codes[i] = code // [MQTT-3.11.3-2]
 	}
-	c.sendBytes(t, ack.Append(nil, c.version)) // [MQTT-3.10.4-4], [MQTT-3.10.4-5]
-	c.session.pump(t)                          // retained messages that stood behind those of a subscription that ended
+	c.sendKept(t, held{position: c.session.lastNote(), packet: ack.Append(nil, c.version)}) // [MQTT-3.10.4-4], [MQTT-3.10.4-5]
+	c.session.pump(t)                                                                       // retained messages that stood behind those of a subscription that ended
 	return nil
 }
 
@@ -196,6 +204,7 @@ func (s *Session) dropSubscription(filter string, c *conn, t *turn) (removed boo
 	sub, ok := s.subs[filter]
 	if ok {
 		delete(s.subs, filter)
+		s.noteSession(store.Record{Kind: store.Unsubscribed, Subscription: mqtt.Subscription{Filter: filter}})
 		s.broker.removeSubscription(sub)
 		s.cancelReplay(sub)
 	}

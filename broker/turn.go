@@ -4,7 +4,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/magpiemq/magpie/mqtt"
+	"github.com/magpiemq/magpie/session"
+	"github.com/magpiemq/magpie/store"
 	"github.com/magpiemq/magpie/topic"
 )
 
@@ -19,10 +20,14 @@ type turn struct {
 	pub      publication
 	matches  []topic.Entry[*Session, *subscription]
 	groups   []topic.Entry[string, *shareGroup]
-	picked   []*subscription // of the groups
+	targets  []*subscription // who gets it
 	merged   []subscription
 	mergedAt map[*Session]int
-	items    []topic.Item[*mqtt.Message]
+	items    []topic.Item[kept]
+
+	record     store.Record
+	recipients []store.Recipient
+	places     []session.Place
 
 	bytesIn int
 	in      [16]int // packets received by type
@@ -63,7 +68,7 @@ func (t *turn) forget() {
 	t.pub.reset()
 	*t = turn{
 		dirty: t.dirty[:0], pub: t.pub, mergedAt: t.mergedAt,
-		matches: small(t.matches), groups: small(t.groups), picked: small(t.picked), merged: small(t.merged), items: small(t.items),
+		matches: small(t.matches), groups: small(t.groups), targets: small(t.targets), recipients: small(t.recipients), places: t.places[:0], merged: small(t.merged), items: small(t.items),
 	}
 }
 

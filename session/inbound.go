@@ -1,6 +1,11 @@
 package session
 
-import "github.com/magpiemq/magpie/mqtt"
+import (
+	"maps"
+	"slices"
+
+	"github.com/magpiemq/magpie/mqtt"
+)
 
 // Inbound is what a receiver of messages remembers: which handshakes of QoS 1 and 2 are open. The zero value is ready.
 // It belongs to the session and outlives a connection; [Inbound.Connected] starts each one.
@@ -95,3 +100,20 @@ func (in *Inbound) forget(id uint16) (open bool) {
 
 // Open returns how many handshakes are open.
 func (in *Inbound) Open() int { return in.pending + in.older }
+
+// IDs returns the identifiers of QoS 2 messages received and not released, in no order.
+func (in *Inbound) IDs() []uint16 { return slices.Collect(maps.Keys(in.received)) }
+
+// Restore makes the handshakes of those identifiers open, as they were before a restart.
+func (in *Inbound) Restore(ids []uint16) {
+	for _, id := range ids {
+		if _, open := in.received[id]; !open {
+			if in.received == nil {
+				in.received = make(map[uint16]bool)
+			}
+			in.received[id] = false
+			in.older++
+			in.most = max(in.most, len(in.received))
+		}
+	}
+}

@@ -13,6 +13,13 @@ type Delivery struct {
 	Share   string   // the Shared Subscription it came through, "$share/{group}/{filter}"; empty for others
 	QoS     mqtt.QoS // of this delivery, 1 or 2 when it passes through Outbound
 	Retain  bool     // the RETAIN flag of this delivery
+
+	Position uint64 // what the owner's store calls the message; 0 when only memory has it
+}
+
+// place returns where the delivery waits when its message stays in the store.
+func (d *Delivery) place() Place {
+	return Place{Position: d.Position, QoS: uint8(d.QoS), Retain: d.Retain, Shared: d.Share != ""}
 }
 
 // size is what a delivery counts against the limits of bytes.
@@ -43,7 +50,11 @@ type Outbound struct {
 	release  list   // handshakes that wait for PUBCOMP, in order of their PUBRECs [MQTT-4.6.0-4]
 	resend   uint16 // first place of publish that this connection has not sent yet; zero when all were
 	queue    queue  // waits for the window
+	spill    spill  // waits behind the queue, most of it without messages
+	spilled  int    // bytes of the messages in spill
 	inFlight int    // bytes in flight
+
+	committed uint64 // see Committed
 }
 
 // slot is one place of the table. Places are named by Packet Identifier; zero is nobody.
@@ -53,6 +64,7 @@ type slot struct {
 	prev, next uint16
 	released   bool // PUBREC was received, or the message was taken out: waits for PUBCOMP
 	waiting    bool // nothing of it was sent on this connection yet
+	missing    bool // restored, and the owner has not filled in the message yet
 }
 
 // list is a doubly linked list of places.
@@ -93,17 +105,112 @@ func (o *Outbound) endAbandoned() {
 	}
 }
 
-// Push adds a delivery of QoS 1 or 2 behind all others.
-func (o *Outbound) Push(d Delivery) { o.queue.push(d) }
+// keepQueue is how many messages wait in memory before further ones that a store has stay there.
+const keepQueue = 64
+
+// Push adds a delivery of QoS 1 or 2 behind all others. The message of one that the owner's store has may be let go of: then
+// it comes back by [Outbound.Places] and [Outbound.Loaded].
+func (o *Outbound) Push(d Delivery) {
+	switch {
+	case o.spill.n == 0 && (o.queue.n < keepQueue || d.Position == 0):
+		o.queue.push(d)
+		return
+	case d.Position == 0:
+		kept := d
+		o.spill.push(spilled{kept: &kept})
+	default:
+		o.spill.push(spilled{place: pack(d.place())})
+	}
+	o.spilled += d.size()
+}
+
+// Committed tells up to which position the owner's store is safe. A message of QoS 2 beyond it is not sent yet: after a crash
+// the store would not know that it was, and send it again.
+func (o *Outbound) Committed(position uint64) { o.committed = position }
+
+// Places returns the first deliveries that wait without their messages, at most limit, when it is time to load them: when
+// fewer than half of what may wait in memory does. kept ones that stand between them are not there.
+func (o *Outbound) Places(limit int, dst []Place) []Place {
+	if o.spill.n == 0 || o.queue.n >= keepQueue/2 {
+		return dst
+	}
+	o.spill.all(func(e *spilled) bool {
+		if e.kept != nil || len(dst) == limit {
+			return false
+		}
+		dst = append(dst, unpack(e.place))
+		return true
+	})
+	return dst
+}
+
+// Loaded gives back the messages of the first places, in their order. One whose Message is nil is gone. Places that are not
+// the first any more are ignored: they were removed meanwhile.
+func (o *Outbound) Loaded(ds []Delivery) {
+	for i := range ds {
+		if o.spill.n == 0 {
+			break
+		}
+		if e := o.spill.front(); e.kept != nil || unpack(e.place).Position != ds[i].Position {
+			break
+		}
+		o.spill.pop()
+		if ds[i].Message != nil {
+			o.spilled = max(0, o.spilled-ds[i].size()) // the sizes of restored ones were not known
+			o.queue.push(ds[i])
+		}
+	}
+	o.unspill()
+}
+
+// unspill moves what has its message anyway from the front of the spill to the queue.
+func (o *Outbound) unspill() {
+	for o.spill.n > 0 && o.spill.front().kept != nil && o.queue.n < keepQueue {
+		d := *o.spill.pop().kept
+		o.spilled -= d.size()
+		o.queue.push(d)
+	}
+	if o.spill.n == 0 {
+		o.spilled = 0
+	}
+}
 
 // Ready reports whether Next would return something.
 func (o *Outbound) Ready() bool {
-	return o.unacked < o.window && (o.resend != 0 || o.queue.n > 0 && o.count < maxTaken)
+	return o.unacked < o.window && (o.resend != 0 || o.queue.n > 0 && o.count < maxTaken && o.safe(&o.queue.buf[o.queue.head]))
+}
+
+// safe reports whether a delivery may be sent for the first time.
+func (o *Outbound) safe(d *Delivery) bool {
+	return d.QoS == mqtt.AtLeastOnce || d.Position <= o.committed
+}
+
+// Unsafe returns the position that has to be committed before the first delivery that waits may be sent, 0 when it does not
+// have to wait for that.
+func (o *Outbound) Unsafe() uint64 {
+	if o.resend != 0 || o.queue.n == 0 || o.safe(&o.queue.buf[o.queue.head]) {
+		return 0
+	}
+	return o.queue.buf[o.queue.head].Position
+}
+
+// Position returns what the owner's store calls the message in flight under an identifier, 0 when it has none.
+func (o *Outbound) Position(id uint16) uint64 {
+	if s := o.find(id); s != nil {
+		return s.Delivery.Position
+	}
+	return 0
+}
+
+// Waits reports whether the message in flight under an identifier waits for PUBACK or PUBREC.
+func (o *Outbound) Waits(id uint16) bool {
+	s := o.find(id)
+	return s != nil && !s.released
 }
 
 // Open reports whether a delivery may be sent at once: nothing waits before it and the window has room.
 func (o *Outbound) Open() bool {
-	return o.unacked < o.window && o.count < maxTaken && o.resend == 0 && o.queue.n == 0
+	return o.unacked < o.window && o.count < maxTaken && o.resend == 0 && o.queue.n == 0 && o.spill.n == 0
 }
 
 // Next takes the message to send next: one to send again, with dup set, or the first that waits. ok is false when
@@ -119,6 +226,7 @@ func (o *Outbound) Next() (id uint16, d Delivery, dup, ok bool) {
 		return id, s.Delivery, true, true // [MQTT-4.4.0-1], [MQTT-3.3.1-1]
 	}
 	d = o.queue.pop()
+	o.unspill()
 	return o.Send(d), d, false, true
 }
 
@@ -255,11 +363,150 @@ func (o *Outbound) Remove(gone func(d Delivery, started bool) bool) (removed int
 			removed++
 		}
 	}
-	return removed + o.queue.remove(func(d Delivery) bool { return gone(d, false) })
+	removed += o.queue.remove(func(d Delivery) bool { return gone(d, false) })
+	removed += o.spill.remove(func(e *spilled) bool {
+		if e.kept == nil || !gone(*e.kept, false) {
+			return false
+		}
+		o.spilled -= e.kept.size()
+		return true
+	})
+	o.unspill()
+	return removed
+}
+
+// RemovePlaces forgets every delivery that waits without its message and for which gone reports true. How many bytes those
+// had is not known until all are gone.
+func (o *Outbound) RemovePlaces(gone func(Place) bool) (removed int) {
+	removed = o.spill.remove(func(e *spilled) bool { return e.kept == nil && gone(unpack(e.place)) })
+	o.unspill()
+	return removed
+}
+
+// Keep gives deliveries that wait without their messages those messages, where they stand. ds are by position.
+func (o *Outbound) Keep(ds map[uint64]Delivery) {
+	o.spill.all(func(e *spilled) bool {
+		if d, ok := ds[unpack(e.place).Position]; ok && e.kept == nil {
+			e.place, e.kept = 0, &d
+		}
+		return true
+	})
+}
+
+// Move gives deliveries new positions, where to returns one.
+func (o *Outbound) Move(to func(position uint64) (uint64, bool)) {
+	move := func(p *uint64) {
+		if *p != 0 {
+			if q, ok := to(*p); ok {
+				*p = q
+			}
+		}
+	}
+	for i := range o.table {
+		move(&o.table[i].Position)
+	}
+	for i := range o.queue.n {
+		move(&o.queue.buf[o.queue.index(i)].Position)
+	}
+	o.spill.all(func(e *spilled) bool {
+		if e.kept != nil {
+			move(&e.kept.Position)
+			return true
+		}
+		p := unpack(e.place)
+		move(&p.Position)
+		e.place = pack(p)
+		return true
+	})
+}
+
+// Waiting is one delivery in flight or in the queue, as an owner writes it down.
+type Waiting struct {
+	Place
+	PacketID uint16 // in flight; 0 for one that waits
+	Received bool   // PUBREC has come
+}
+
+// Waiting yields every delivery that is in flight or waits, the released ones of QoS 2 included. The Position is 0 for
+// those that the owner's store does not have.
+func (o *Outbound) Waiting() iter.Seq[Waiting] {
+	return func(yield func(Waiting) bool) {
+		for _, l := range [...]list{o.release, o.publish} {
+			for id := l.head; id != 0; id = o.at(id).next {
+				if s := o.at(id); !yield(Waiting{s.place(), id, s.released}) {
+					return
+				}
+			}
+		}
+		for i := range o.queue.n {
+			if !yield(Waiting{Place: o.queue.buf[o.queue.index(i)].place()}) {
+				return
+			}
+		}
+		o.spill.all(func(e *spilled) bool {
+			if e.kept != nil {
+				return yield(Waiting{Place: e.kept.place()})
+			}
+			return yield(Waiting{Place: unpack(e.place)})
+		})
+	}
+}
+
+// PushPlace adds a delivery without its message behind all others, when an owner restores a session. bytes is its size, as far as
+// that is known.
+func (o *Outbound) PushPlace(p Place, bytes int) {
+	o.spill.push(spilled{place: pack(p)})
+	o.spilled += bytes
+}
+
+// RestoreSent puts a message of QoS 2 in flight as it was under that identifier before a restart: sent, or received by the peer.
+// The owner fills in the message of one that was only sent, see [Outbound.Missing], before the next connection.
+func (o *Outbound) RestoreSent(id uint16, position uint64, received bool) {
+	for len(o.table) == 0 || o.at(id).id != 0 && o.at(id).id != id {
+		o.grow()
+	}
+	s := o.at(id)
+	if s.id == id {
+		return
+	}
+	*s = slot{Delivery: Delivery{QoS: mqtt.ExactlyOnce, Position: position}, id: id, released: received, waiting: true, missing: !received}
+	o.count++
+	o.last = id
+	if received {
+		o.link(s, &o.release)
+	} else {
+		o.link(s, &o.publish)
+	}
+}
+
+// Missing yields the identifiers and positions of messages in flight that the owner has to fill in.
+func (o *Outbound) Missing() iter.Seq2[uint16, uint64] {
+	return func(yield func(uint16, uint64) bool) {
+		for id := o.publish.head; id != 0; id = o.at(id).next {
+			if s := o.at(id); s.missing && !yield(id, s.Position) {
+				return
+			}
+		}
+	}
+}
+
+// Fill gives a restored message in flight its content; a nil Message means that it is gone.
+func (o *Outbound) Fill(id uint16, d Delivery) {
+	s := o.find(id)
+	if s == nil || !s.missing {
+		return
+	}
+	s.missing = false
+	if d.Message != nil {
+		s.Delivery = d
+		o.inFlight += d.size()
+	}
 }
 
 // Queued returns how many deliveries wait and how many bytes they have.
-func (o *Outbound) Queued() (messages, bytes int) { return o.queue.n, o.queue.bytes }
+func (o *Outbound) Queued() (messages, bytes int) {
+	return o.queue.n + o.spill.n, o.queue.bytes + o.spilled
+}
 
 // InFlight returns how many handshakes are open, those of removed messages included, and how many bytes the messages
 // have.
@@ -305,7 +552,7 @@ func (o *Outbound) forget(s *slot) Delivery {
 	if d.Message != nil {
 		o.inFlight -= d.size()
 	}
-	s.Delivery = Delivery{QoS: d.QoS}
+	s.Delivery = Delivery{QoS: d.QoS, Position: d.Position}
 	return d
 }
 

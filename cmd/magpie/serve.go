@@ -21,6 +21,7 @@ const drainTime = 10 * time.Second
 type serveCmd struct {
 	Config         string `help:"Configuration file (docs/configuration.md)." placeholder:"FILE" env:"MAGPIE_CONFIG"`
 	Data           string `help:"Data directory (magpie-data)." placeholder:"DIR" env:"MAGPIE_DATA"`
+	Durability     string `help:"durable, interval=DUR or memory (memory)." placeholder:"MODE" env:"MAGPIE_DURABILITY"`
 	MQTT           string `name:"mqtt" help:"Address for MQTT (127.0.0.1:1883), or off." placeholder:"ADDR" env:"MAGPIE_MQTT"`
 	MQTTS          string `name:"mqtts" help:"Address for MQTT over TLS." placeholder:"ADDR" env:"MAGPIE_MQTTS"`
 	WS             string `name:"ws" help:"Address for MQTT over WebSocket." placeholder:"ADDR" env:"MAGPIE_WS"`
@@ -117,7 +118,7 @@ func (s *server) drain(signals <-chan os.Signal) error {
 		return fmt.Errorf("stop: connections were cut: %w", err)
 	}
 	s.log.Info("stopped")
-	return nil
+	return s.failure
 }
 
 // load reads the configuration: the file, then the flags over it.
@@ -141,6 +142,7 @@ func (c *serveCmd) load() (*config.Config, error) {
 // apply puts the flags over the file and fills in the defaults.
 func (c *serveCmd) apply(cfg *config.Config) error {
 	override(&cfg.Data, c.Data)
+	override(&cfg.Durability, c.Durability)
 	override(&cfg.HTTP.Address, c.HTTP)
 	override(&cfg.Log.Level, c.LogLevel)
 	override(&cfg.Log.Format, c.LogFormat)

@@ -16,6 +16,9 @@ import (
 	"github.com/magpiemq/magpie/api"
 	"github.com/magpiemq/magpie/broker"
 	"github.com/magpiemq/magpie/cmd/magpie/internal/config"
+	"github.com/magpiemq/magpie/internal/vfs"
+	"github.com/magpiemq/magpie/store"
+	"github.com/magpiemq/magpie/store/journal"
 	"github.com/magpiemq/magpie/transport"
 )
 
@@ -28,6 +31,8 @@ type server struct {
 	preset slog.Level // when the configuration names no level
 
 	broker    *broker.Broker
+	store     *journal.Store // nil when messages are kept in memory
+	failure   error          // why the process ends, when nobody has asked for it; set before stopping is closed
 	access    *access
 	health    api.Health
 	listeners []*transport.Listener // of MQTT
@@ -52,7 +57,10 @@ func (s *server) start(tell announcer) (err error) {
 			s.abort()
 		}
 	}()
-	tell.note("magpie %s: messages are kept in memory: a restart forgets them", versionString())
+	tell.note("magpie %s: %s", versionString(), promise(s.cfg))
+	if err := s.openStore(); err != nil {
+		return err
+	}
 	if err := s.startBroker(); err != nil {
 		return err
 	}
@@ -83,10 +91,47 @@ func (s *server) serve() {
 	case <-s.stopping: // no failure, whatever it looks like
 	default:
 		if err != nil {
-			s.log.Error("listening failed", "reason", err)
+			s.log.Error("the broker cannot go on", "reason", err)
+			s.failure = err
 		}
 		s.stop()
 	}
+}
+
+// journalFolder is the name of the journal in the data directory.
+const journalFolder = "journal"
+
+// promise says in words what an acknowledgement means.
+func promise(cfg *config.Config) string {
+	keeps, interval, _ := cfg.Keeps()
+	switch {
+	case !keeps:
+		return "messages are kept in memory: a restart forgets them"
+	case interval > 0:
+		return fmt.Sprintf("what is acknowledged is written to disk, and synced every %v", interval)
+	}
+	return "what is acknowledged is on disk, synced"
+}
+
+// openStore opens the journal, when there is to be one.
+func (s *server) openStore() error {
+	keeps, interval, err := s.cfg.Keeps()
+	if err != nil || !keeps {
+		return err
+	}
+	if err := makeDataDir(s.cfg.Data); err != nil {
+		return err
+	}
+	s.store, err = journal.OpenStore(vfs.OS{}, filepath.Join(s.cfg.Data, journalFolder), journal.StoreOptions{Log: journal.Options{Interval: interval}})
+	return err
+}
+
+// brokerStore is the store as the broker takes it: nil when there is none.
+func (s *server) brokerStore() store.Store {
+	if s.store == nil {
+		return nil
+	}
+	return s.store
 }
 
 func (s *server) startBroker() error {
@@ -102,12 +147,16 @@ func (s *server) startBroker() error {
 		s.log.Warn(w)
 	}
 	b, err := broker.New(broker.Config{
+		Store:         s.brokerStore(),
 		Authenticator: s.access, Authorizer: s.access, Enhanced: []broker.EnhancedAuthenticator{scramMethod{s.access}},
 		Limits: s.cfg.Limits.Broker(), Listeners: listenerConfigs(s.cfg), Logger: s.log, SysInterval: s.cfg.Interval(),
 		Version: "magpie " + versionString(), CheckPayloadFormat: s.cfg.CheckPayloadFormat, StrictClientIDs: s.cfg.StrictClientIDs,
 		ResponsePrefix: s.cfg.ResponsePrefix, DollarTopics: s.cfg.DollarTopics,
 	})
-	if err != nil {
+	switch {
+	case err != nil && s.store != nil:
+		return err
+	case err != nil:
 		return usage(fmt.Errorf("limits: %w", err), "")
 	}
 	s.broker = b
@@ -246,6 +295,9 @@ func (s *server) shutdown(ctx context.Context) error {
 	s.health.SetReady(false)
 	err := s.broker.Shutdown(ctx)
 	s.close()
+	if s.store != nil {
+		err = errors.Join(err, s.store.Close())
+	}
 	return err
 }
 
@@ -258,6 +310,9 @@ func (s *server) abort() {
 		_ = s.broker.Shutdown(ctx) // whoever has connected already is cut
 	}
 	s.close()
+	if s.store != nil {
+		_ = s.store.Close()
+	}
 }
 
 // close ends what is around the broker.

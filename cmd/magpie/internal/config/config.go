@@ -57,6 +57,7 @@ func (e *placedError) Unwrap() error { return e.err }
 type Config struct {
 	Pos                Pos        `yaml:"-"`
 	Data               string     `yaml:"data" file:"true" def:"magpie-data in the working directory" doc:"Directory of the broker, made with mode 0700 if need be. It holds the socket of the admin console."`
+	Durability         string     `yaml:"durability" def:"memory" doc:"What an acknowledgement promises. durable: what is acknowledged is on disk, synced. interval=DUR, such as interval=1s: it is written, and synced that often. memory: a restart forgets it."`
 	Listeners          []Listener `yaml:"listeners" def:"tcp on 127.0.0.1:1883" doc:"Where MQTT clients connect, as a list."`
 	HTTP               HTTP       `yaml:"http" doc:"The HTTP listener: /metrics, /healthz, /readyz, and MQTT over WebSocket at /mqtt."`
 	Auth               Auth       `yaml:"auth" doc:"Who may connect, and what they may do."`

@@ -57,6 +57,8 @@ func TestMistakes(t *testing.T) {
 		{"auth: {http: {connect_url: auth.example.com}}", `m.yaml:1: "auth.example.com" is not a URL like https://host/path`},
 		{"auth: {http: {timeout: 1s}}", `m.yaml:1: neither connect_url nor access_url is given`},
 		{"auth: {jwt: {format: public}}", `m.yaml:1: jwt: the key "key_file" is missing`},
+		{"durability: disk", `m.yaml:1: durability: "disk" is not durable, interval=DUR (such as interval=1s) or memory`},
+		{"durability: interval=0s", `m.yaml:1: durability: "interval=0s" is not durable, interval=DUR (such as interval=1s) or memory`},
 		{"dollar_topics: [$SYS]", `m.yaml:1: dollar_topics: $SYS is the broker's own: clients cannot publish to it`},
 		{"dollar_topics: [a/b]", `m.yaml:1: dollar_topics: "a/b" is not the first level of a topic that begins with $`},
 		{"response_prefix: a/#", `m.yaml:1: response_prefix: topic name: misplaced wildcard`},

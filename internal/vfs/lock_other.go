@@ -1,0 +1,12 @@
+//go:build !(darwin || dragonfly || freebsd || linux || netbsd || openbsd || windows)
+
+package vfs
+
+import (
+	"errors"
+	"os"
+)
+
+func lockFile(f *os.File) error {
+	return &os.PathError{Op: "lock", Path: f.Name(), Err: errors.ErrUnsupported}
+}
