@@ -90,8 +90,11 @@ var metrics = []metric{
 		func(s *broker.Stats) float64 { return float64(s.Started.UnixMilli()) / 1000 }),
 }
 
-var turnDesc = prometheus.NewDesc("magpie_turn_seconds",
-	"Time from reading a batch of packets to having written what follows from it.", nil, nil)
+var (
+	turnDesc = prometheus.NewDesc("magpie_turn_seconds",
+		"Time from reading a batch of packets to having written what follows from it.", nil, nil)
+	loginDesc = prometheus.NewDesc("magpie_login_seconds", "Time from a connection to its CONNACK, of clients let in.", nil, nil)
+)
 
 // Collector is a broker as Prometheus collects from it.
 type Collector struct {
@@ -103,7 +106,7 @@ type Collector struct {
 // of magpie_info.
 func NewCollector(b *broker.Broker, version string) *Collector {
 	desc := prometheus.NewDesc("magpie_info", "Always 1; what this broker is.", nil,
-		prometheus.Labels{"version": version, "durability": "memory"})
+		prometheus.Labels{"version": version, "durability": b.Stats().Durability})
 	return &Collector{b, prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, 1)}
 }
 
@@ -113,6 +116,7 @@ func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 		ch <- m.desc
 	}
 	ch <- turnDesc
+	ch <- loginDesc
 	ch <- c.info.Desc()
 }
 
@@ -123,14 +127,15 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 		m.value(&st, func(v float64, labels ...string) { ch <- prometheus.MustNewConstMetric(m.desc, m.kind, v, labels...) })
 	}
 	ch <- c.info
-	ch <- histogram(st.Turns)
+	ch <- histogram(turnDesc, st.Turns)
+	ch <- histogram(loginDesc, st.Logins)
 }
 
-func histogram(h *broker.Histogram) prometheus.Metric {
+func histogram(desc *prometheus.Desc, h *broker.Histogram) prometheus.Metric {
 	upTo, count, sum := h.Buckets()
 	buckets := make(map[float64]uint64, len(upTo))
 	for limit, n := range upTo {
 		buckets[limit.Seconds()] = uint64(n)
 	}
-	return prometheus.MustNewConstHistogram(turnDesc, uint64(count), sum.Seconds(), buckets)
+	return prometheus.MustNewConstHistogram(desc, uint64(count), sum.Seconds(), buckets)
 }

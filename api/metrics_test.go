@@ -12,7 +12,7 @@ import (
 )
 
 func TestMetrics(t *testing.T) {
-	b := newBroker(t, broker.Config{})
+	b := newBroker(t, broker.Config{Durability: "interval=1s"})
 	c := connect(t, b, "c1")
 	if _, err := c.Subscribe(t.Context(), mqtt.Subscription{Filter: "a", QoS: mqtt.AtMostOnce}); err != nil {
 		t.Fatal(err)
@@ -24,7 +24,7 @@ func TestMetrics(t *testing.T) {
 	}
 	body := w.Body.String()
 	for _, line := range []string{
-		`magpie_info{durability="memory",version="v1"} 1`,
+		`magpie_info{durability="interval=1s",version="v1"} 1`,
 		`magpie_connections 1`,
 		`magpie_clients_connected 1`,
 		`magpie_clients_connected_max 1`,
@@ -48,7 +48,7 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("no line %s", line)
 		}
 	}
-	for _, name := range []string{"magpie_turn_seconds_bucket{le=\"1.6e-05\"}", "magpie_turn_seconds_count", "go_goroutines", "process_open_fds"} {
+	for _, name := range []string{"magpie_turn_seconds_bucket{le=\"1.6e-05\"}", "magpie_turn_seconds_count", "magpie_login_seconds_count", "go_goroutines", "process_open_fds"} {
 		if !strings.Contains(body, "\n"+name+" ") {
 			t.Errorf("no %s", name)
 		}

@@ -204,7 +204,8 @@ func (b *Broker) ServeConn(nc net.Conn) {
 		_ = nc.Close()
 		return
 	}
-	c.lastRead.Store(int64(time.Since(b.started)))
+	c.began = time.Now()
+	c.lastRead.Store(int64(c.began.Sub(b.started)))
 	c.deadline = time.AfterFunc(b.limits.ConnectTimeout, c.checkDeadline)
 	go func() {
 		defer b.connTasks.Done()

@@ -27,6 +27,7 @@ type Config struct {
 	Logger      *slog.Logger  // nil discards
 	SysInterval time.Duration // how often $SYS is published; zero means 10 s, negative never
 	Version     string        // shown in $SYS/broker/version
+	Durability  string        // shown in $SYS/broker/durability and in metrics: what an acknowledgement promises; empty means "memory"
 
 	CheckPayloadFormat bool     // refuse payloads that claim to be UTF-8 and are not (0x99)
 	StrictClientIDs    bool     // hold MQTT 3.1 clients to 23 characters

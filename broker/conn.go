@@ -23,6 +23,7 @@ type conn struct {
 	remote   net.Addr
 	address  string // the key of limits by address
 	tls      *tls.ConnectionState
+	began    time.Time
 
 	// The goroutine that reads owns these. Those that others read are set before they can see the connection.
 	in        input

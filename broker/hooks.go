@@ -2,6 +2,7 @@ package broker
 
 import (
 	"slices"
+	"time"
 
 	"github.com/magpiemq/magpie/mqtt"
 )
@@ -59,6 +60,7 @@ func (b *Broker) Observe(e Events) (stop func()) {
 
 func (b *Broker) connectedEvent(c *conn) {
 	b.accepted()
+	b.stats.loginTimes.observe(time.Since(c.began))
 	b.log.Info("client connected", "client", c.info.ClientID, "user", c.info.User, "version", c.version.String(),
 		"remote", c.remote.String(), "listener", c.listener)
 	for _, f := range b.hooks.Load().connected {

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"sync/atomic"
 	"time"
 
@@ -26,6 +27,7 @@ type stats struct {
 	payloadOut     atomic.Int64
 	drops          [dropReasons]atomic.Int64
 	turnTimes      Histogram
+	loginTimes     Histogram
 }
 
 // add adds what happened in a turn.
@@ -82,6 +84,7 @@ func (h *Histogram) Buckets() (upTo map[time.Duration]int64, count int64, sum ti
 
 // Stats are numbers about the broker, read while it runs, so not all at the same instant.
 type Stats struct {
+	Durability                   string // Config.Durability
 	Started                      time.Time
 	Connections                  int // network connections, accepted or not yet
 	Connected, MaxConnected      int // clients
@@ -98,6 +101,7 @@ type Stats struct {
 	PayloadReceived, PayloadSent int64 // bytes
 	Refused                      int64 // messages not accepted: not authorized, or invalid
 	Dropped                      map[DropReason]int64
+	Logins                       *Histogram // of clients let in: from their connection to the CONNACK
 	Turns                        *Histogram // from reading a batch of packets to having written what follows from it
 }
 
@@ -105,11 +109,12 @@ type Stats struct {
 func (b *Broker) Stats() Stats {
 	s := &b.stats
 	st := Stats{
-		Started: b.started, Connected: int(s.connected.Load()), MaxConnected: int(s.most.Load()), ExpiredSessions: s.expired.Load(),
+		Durability: cmp.Or(b.config.Durability, "memory"),
+		Started:    b.started, Connected: int(s.connected.Load()), MaxConnected: int(s.most.Load()), ExpiredSessions: s.expired.Load(),
 		QueuedMessages: s.queuedMessages.Load(), QueuedBytes: s.queuedBytes.Load(),
 		BytesReceived: s.bytesIn.Load(), BytesSent: s.bytesOut.Load(),
 		PayloadReceived: s.payloadIn.Load(), PayloadSent: s.payloadOut.Load(), Refused: s.refused.Load(),
-		PacketsReceived: make(map[mqtt.PacketType]int64), Dropped: make(map[DropReason]int64), Turns: &s.turnTimes,
+		PacketsReceived: make(map[mqtt.PacketType]int64), Dropped: make(map[DropReason]int64), Turns: &s.turnTimes, Logins: &s.loginTimes,
 	}
 	for i := range s.packetsIn {
 		if i > 0 {

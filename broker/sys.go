@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"runtime/metrics"
@@ -40,7 +41,8 @@ func (b *Broker) publishSys(ctx context.Context, every time.Duration) {
 func sysValues(st *Stats, version string, now time.Time) map[string]string {
 	v := make(map[string]string)
 	num := func(name string, n int64) { v[name] = strconv.FormatInt(n, 10) }
-	v["version"] = "magpie " + version
+	v["version"] = cmp.Or(version, "magpie")
+	v["durability"] = st.Durability
 	v["uptime"] = fmt.Sprintf("%d seconds", int(now.Sub(st.Started).Seconds()))
 	num("clients/connected", int64(st.Connected))
 	num("clients/active", int64(st.Connected))

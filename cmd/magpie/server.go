@@ -147,7 +147,7 @@ func (s *server) startBroker() error {
 		s.log.Warn(w)
 	}
 	b, err := broker.New(broker.Config{
-		Store:         s.brokerStore(),
+		Store: s.brokerStore(), Durability: s.cfg.Durability,
 		Authenticator: s.access, Authorizer: s.access, Enhanced: []broker.EnhancedAuthenticator{scramMethod{s.access}},
 		Limits: s.cfg.Limits.Broker(), Listeners: listenerConfigs(s.cfg), Logger: s.log, SysInterval: s.cfg.Interval(),
 		Version: "magpie " + versionString(), CheckPayloadFormat: s.cfg.CheckPayloadFormat, StrictClientIDs: s.cfg.StrictClientIDs,
