@@ -351,7 +351,7 @@ func TestSys(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
 		for name, want := range map[string]string{
-			"version": "magpie 1.2.3", "uptime": "10 seconds", "clients/connected": "1", "clients/disconnected": "1", "clients/total": "2",
+			"version": "1.2.3", "uptime": "10 seconds", "clients/connected": "1", "clients/disconnected": "1", "clients/total": "2",
 			"clients/maximum": "2", "publish/messages/received": "30", "publish/bytes/received": "150",
 			"publish/messages/sent": "30", "shared_subscriptions/count": "1", "subscriptions/count": "4",
 			"load/publish/received/1min": "30.00",
