@@ -20,9 +20,9 @@ var mayImport = map[string][]string{
 	"transport": nil, // byte streams, whatever they mean
 
 	// Floor 1: rules without I/O.
-	"session":         {"mqtt"},          // one client's protocol memory
-	"store":           {"mqtt"},          // what outlives the process
-	"store/journal":   {"mqtt", "store"}, // the same on disk
+	"session":       {"mqtt"},          // one client's protocol memory
+	"store":         {"mqtt"},          // what outlives the process
+	"store/journal": {"mqtt", "store"}, // the same on disk
 
 	// Floor 2: the living parts.
 	"broker": {"mqtt", "topic", "transport", "session", "store"},

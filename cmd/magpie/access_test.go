@@ -14,6 +14,7 @@ import (
 
 	"github.com/magpiemq/magpie/auth"
 	"github.com/magpiemq/magpie/broker"
+	"github.com/magpiemq/magpie/client"
 	"github.com/magpiemq/magpie/cmd/magpie/internal/config"
 	"github.com/magpiemq/magpie/mqtt"
 )
@@ -150,16 +151,18 @@ func scramLogin(t *testing.T, m broker.EnhancedAuthenticator, clientID string) e
 	if err != nil {
 		return err
 	}
-	c := auth.NewScramClient("alice", "p001")
-	var data []byte
+	c := client.Scram("alice", "p001")
+	reply, err := c.Start()
 	for {
-		reply, _, err := c.Next(data)
 		if err != nil {
 			t.Fatal(err)
 		}
-		var done bool
-		if data, done, err = x.Next(t.Context(), reply); err != nil || done {
+		data, done, err := x.Next(t.Context(), reply)
+		if err != nil || done {
 			return err
+		}
+		if reply, err = c.Next(data); err != nil {
+			t.Fatal(err)
 		}
 	}
 }
