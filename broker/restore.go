@@ -360,10 +360,10 @@ func (b *Broker) storeFailed(err error) {
 // checkpoint emits the whole state as records: each session under its lock, and each page of retained messages under theirs.
 func (b *Broker) checkpoint(emit func(*store.Record) error) error {
 	b.owning.Lock() // a message that the store was told of before is in every queue from here on
-	b.owning.Unlock()
 	b.mu.RLock()
 	all := slices.Collect(maps.Values(b.sessions))
 	b.mu.RUnlock()
+	b.owning.Unlock()
 	for _, s := range all {
 		if err := s.snapshot(emit); err != nil {
 			return err
