@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/alecthomas/kong"
 	"go.uber.org/goleak"
 
 	"github.com/magpiemq/magpie/broker"
@@ -22,7 +21,7 @@ import (
 func parseClient(t *testing.T, args ...string) *cli {
 	t.Helper()
 	var c cli
-	parser, err := kong.New(&c, kong.NoDefaultHelp())
+	parser, err := newParser(&c)
 	if err != nil {
 		t.Fatal(err)
 	}

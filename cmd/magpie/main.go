@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/alecthomas/kong"
 )
@@ -20,6 +21,7 @@ type cli struct {
 	Console consoleCmd `cmd:"" help:"Look into a running broker."`
 	Passwd  passwdCmd  `cmd:"" help:"Set or delete a user's password in a password file."`
 	Check   checkCmd   `cmd:"" help:"Check a configuration, an access control list or certificates."`
+	Store   storeCmd   `cmd:"" help:"Check, print or salvage the journal of a broker that is not running."`
 	Version versionCmd `cmd:"" help:"Show the version."`
 }
 
@@ -40,11 +42,17 @@ func (helpFlag) BeforeReset(ctx *kong.Context) error {
 
 func main() { os.Exit(run(os.Args[1:])) }
 
-// run carries out a command line and returns the exit code: 0 ok, 1 failed, 2 usage.
-func run(args []string) int {
-	parser, err := kong.New(&cli{}, kong.Name("magpie"), kong.NoDefaultHelp(),
+// newParser makes the parser of the command line.
+func newParser(c *cli) (*kong.Kong, error) {
+	return kong.New(c, kong.Name("magpie"), kong.NoDefaultHelp(),
+		kong.Vars{"kinds": strings.Join(kindNames, ", "), "log_kinds": strings.Join(logNames, ", ")},
 		kong.Description("An MQTT broker (3.1, 3.1.1, 5.0) in one binary. Start it with: magpie serve"),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true, WrapUpperBound: 120}))
+}
+
+// run carries out a command line and returns the exit code: 0 ok, 1 failed, 2 usage.
+func run(args []string) int {
+	parser, err := newParser(&cli{})
 	if err != nil {
 		panic(fmt.Sprintf("command line definition: %v", err))
 	}

@@ -35,11 +35,12 @@ const patience = 20 * time.Second
 //	serve ARGS…                 start "magpie serve" with ports of the kernel's choice, wait until it listens; MQTT, MQTTS, WS, HTTP (host:port), PORT and UNIX (path) are set
 //	signal NAME                 send HUP to it
 //	waitlog REGEXP              wait for a line of its standard error
-//	stop                        end it by SIGTERM and demand that it ends well; serve.out and serve.err have what it said
 //	connect ID URL [USER PASSWORD]   connect an MQTT client, which must (with !: must not) be let in; certs ca.crt and client.crt are used if they are there
 //	subscribe ID FILTER, publish ID TOPIC PAYLOAD, disconnect ID
 //	gone ID REGEXP              wait for the end of its connection, with that reason
 //	get URL [HOST]              HTTP GET; the status and the body are stdout
+//	terminate                   end the broker, and demand that it ends well (stop is testscript's own, and ends the script)
+//	damage FILE TEXT            change a bit of TEXT where it stands in FILE
 //	certs                       make ca.crt, server.crt, server.key, client.crt, client.key, expired.crt, noname.crt, other.crt
 func TestScripts(t *testing.T) {
 	all, err := filepath.Glob("testdata/*.txtar")
@@ -52,8 +53,9 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Files: ours, RequireExplicitExec: true, Setup: newBench,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"serve": cmdServe, "signal": cmdSignal, "waitlog": cmdWaitlog, "stop": cmdStop, "connect": cmdConnect,
+			"serve": cmdServe, "signal": cmdSignal, "waitlog": cmdWaitlog, "connect": cmdConnect,
 			"subscribe": cmdSubscribe, "publish": cmdPublish, "disconnect": cmdDisconnect, "gone": cmdGone, "get": cmdGet, "certs": cmdCerts,
+			"damage": cmdDamage, "terminate": cmdStop,
 		},
 	})
 }
