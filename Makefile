@@ -2,9 +2,10 @@
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME    ?= 1m
+MAGPIE_TORTURE_KILLS ?= 1000
 TARGETS     := linux/amd64 linux/arm64 linux/arm darwin/arm64 windows/amd64
 
-.PHONY: run test check lint cross fuzz bench generate
+.PHONY: run test check lint cross fuzz bench torture generate
 
 run: ## start a broker on 127.0.0.1:1883
 	go run ./cmd/magpie serve
@@ -36,6 +37,9 @@ fuzz: ## run every fuzz target for FUZZTIME each
 
 bench: ## run the benchmarks of the parts
 	go test -run '^$$' -bench . -benchmem ./mqtt ./topic ./session ./store/journal ./broker ./auth
+
+torture: ## kill the broker MAGPIE_TORTURE_KILLS times while it works, and audit what is left
+	MAGPIE_TORTURE_KILLS=$(MAGPIE_TORTURE_KILLS) go test -count=1 -v -timeout 4h -run '^TestLedger$$' ./torture
 
 generate: ## renew the pages in docs that are made from the code
 	go generate ./...

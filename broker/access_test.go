@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/magpiemq/magpie/mqtt"
@@ -233,4 +234,60 @@ func TestSubscribeWhileRulesChange(t *testing.T) {
 	if subs := r.b.Subscriptions("c"); len(subs) != 0 {
 		t.Errorf("subscriptions %v", subs)
 	}
+}
+
+// A replay stops when its subscription is not allowed any more.
+func TestReauthorizeDuringReplay(t *testing.T) {
+	z := &changing{}
+	both(t, Config{Authorizer: z}, func(r *rig) {
+		z.set(nil)
+		r.keepAll(300, 1)
+		c := r.connect(mqtt.V5, "c", with(mqtt.ReceiveMaximum, 5))
+		c.subscribe(sub("r/+", 1))
+		first := make([]mqtt.Publish, 5)
+		for i := range first {
+			first[i] = c.message()
+		}
+		z.set(rules{"subscribe r/+": deny})
+		r.b.Reauthorize()
+		for _, m := range first {
+			c.ack(mqtt.PUBACK, m.PacketID, 0)
+		}
+		c.silent()
+	})
+}
+
+// partly is an Authorizer that covers everything until it does not.
+type partly struct {
+	*changing
+	covers atomic.Bool
+}
+
+func (z *partly) CoversRead(*ClientInfo, string) bool { return z.covers.Load() }
+
+// A replay that was covered is checked message by message once it is not.
+func TestCoverEndsDuringReplay(t *testing.T) {
+	z := &partly{changing: &changing{}}
+	bubble(t, Config{Authorizer: z}, func(r *rig) {
+		z.covers.Store(true)
+		r.keepAll(300, 1)
+		c := r.connect(mqtt.V5, "c", with(mqtt.ReceiveMaximum, 5))
+		c.subscribe(sub("r/+", 1))
+		first := make([]mqtt.Publish, 5)
+		for i := range first {
+			first[i] = c.message()
+		}
+		z.covers.Store(false)
+		z.set(rules{"read r/99": deny})
+		r.b.Reauthorize()
+		for _, m := range first {
+			c.ack(mqtt.PUBACK, m.PacketID, 0)
+		}
+		for range 294 {
+			if m := c.take(); string(m.Topic) == "r/99" {
+				t.Error("r/99 came")
+			}
+		}
+		c.silent()
+	})
 }

@@ -19,6 +19,7 @@ type held struct {
 	packet   []byte   // nil: none
 	delivery session.Delivery
 	id       uint16
+	dup      bool
 }
 
 // holding is who waits for the store. What one connection waits for keeps its order [MQTT-4.6.0-2], [MQTT-4.6.0-3]: what needs
@@ -64,7 +65,7 @@ func (c *conn) sendHeld(t *turn, h *held) {
 		c.sendAnswer(t, h.ack)
 	default:
 		p := view(h.delivery.Message, t.now)
-		p.QoS, p.Retain, p.IDs, p.PacketID = h.delivery.QoS, h.delivery.Retain, h.delivery.IDs, h.id
+		p.QoS, p.Retain, p.IDs, p.PacketID, p.Dup = h.delivery.QoS, h.delivery.Retain, h.delivery.IDs, h.id, h.dup
 		c.sendPacket(t, &p, h.delivery.Message.Topic)
 	}
 }

@@ -119,6 +119,7 @@ func (c *conn) onPublish(f mqtt.Frame, t *turn) error {
 		return err
 	}
 	if !fresh {
+		t.pub.position = c.session.lastNote()             // it may have come on another connection, and not be on disk yet
 		c.acknowledge(p.QoS, p.PacketID, mqtt.Success, t) // seen before: answered again, delivered never [MQTT-4.3.3-10]
 		return nil
 	}
@@ -127,7 +128,11 @@ func (c *conn) onPublish(f mqtt.Frame, t *turn) error {
 	}
 	qos, id := p.QoS, p.PacketID
 	t.pub.begin(e.name, c.info.ClientID)
-	receivers, err := c.broker.publish(t, c.info, c.session, id)
+	from := c.session
+	if qos != mqtt.ExactlyOnce {
+		from = nil
+	}
+	receivers, err := c.broker.publish(t, c.info, from, id)
 	if err != nil {
 		p.PacketID = id
 		return c.refuse(p, t, err)
@@ -232,7 +237,8 @@ func (c *conn) onAck(f mqtt.Frame, t *turn) error {
 }
 
 // acknowledged applies one step of a handshake, and returns the packet that answers it, if any, and the position in the store
-// for which that has to wait.
+// for which that has to wait. A step that is taken again, on another connection, waits for the record of the first time: the
+// client forgets on the answer, so a restart must not remember.
 func (s *Session) acknowledged(a *mqtt.Ack) (reply mqtt.Ack, position store.Position, err error) {
 	about := store.Position(s.out.Position(a.PacketID))
 	switch a.Type {
@@ -249,13 +255,13 @@ func (s *Session) acknowledged(a *mqtt.Ack) (reply mqtt.Ack, position store.Posi
 			return reply, 0, err
 		}
 		if waited && about != 0 {
-			position = s.noteHandshake(store.Received, about, a.PacketID)
+			s.noteHandshake(store.Received, about, a.PacketID)
 			s.broker.store.Use(about, -1)
 		}
 		if done {
 			return reply, 0, nil
 		}
-		return mqtt.Ack{Type: mqtt.PUBREL, PacketID: a.PacketID, Code: code}, position, nil // [MQTT-4.3.3-4]
+		return mqtt.Ack{Type: mqtt.PUBREL, PacketID: a.PacketID, Code: code}, s.lastNote(), nil // [MQTT-4.3.3-4]
 	case mqtt.PUBCOMP:
 		known, err := s.out.Complete(a.PacketID)
 		if known && err == nil && about != 0 {
@@ -265,9 +271,9 @@ func (s *Session) acknowledged(a *mqtt.Ack) (reply mqtt.Ack, position store.Posi
 	case mqtt.PUBREL:
 		code := s.in.Release(a.PacketID)
 		if code == mqtt.Success {
-			position = s.noteSession(store.Record{Kind: store.Released, PacketID: a.PacketID})
+			s.noteSession(store.Record{Kind: store.Released, PacketID: a.PacketID})
 		}
-		return mqtt.Ack{Type: mqtt.PUBCOMP, PacketID: a.PacketID, Code: code}, position, nil // [MQTT-4.3.3-11]
+		return mqtt.Ack{Type: mqtt.PUBCOMP, PacketID: a.PacketID, Code: code}, s.lastNote(), nil // [MQTT-4.3.3-11]
 	}
 	return reply, 0, nil
 }

@@ -212,13 +212,16 @@ func (c *conn) refuses(d *session.Delivery, dup bool, now time.Time) DropReason 
 	return c.fits(&p)
 }
 
-// sendNext sends what is next in the session's queue. The first time a QoS 2 message is sent the store must know it, or a restart
-// would send it again under another identifier. The caller holds s.mu.
+// sendNext sends what is next in the session's queue. Before a QoS 2 message is sent the store must know it, or a restart would
+// send it again under another identifier; the connection for which that was noted may have ended too early to send it. The caller
+// holds s.mu.
 func (s *Session) sendNext(c *conn, t *turn) {
 	id, d, dup, _ := s.out.Next()
-	if d.QoS == mqtt.ExactlyOnce && d.Position != 0 && !dup {
-		position := s.noteSession(store.Record{Kind: store.Sent, About: store.Position(d.Position), PacketID: id})
-		c.sendKept(t, held{position: position, delivery: d, id: id})
+	if d.QoS == mqtt.ExactlyOnce && d.Position != 0 {
+		if !dup {
+			s.noteSession(store.Record{Kind: store.Sent, About: store.Position(d.Position), PacketID: id})
+		}
+		c.sendKept(t, held{position: s.lastNote(), delivery: d, id: id, dup: dup})
 		return
 	}
 	p := view(d.Message, t.now)

@@ -28,7 +28,7 @@ func (s *Session) remember(info *ClientInfo, w *will) error {
 	if !known {
 		id = store.SessionID(b.lastSession.Add(1))
 	}
-	_, err := b.note(&store.Record{
+	position, err := b.note(&store.Record{
 		Kind: store.Session, Session: id, ClientID: s.id, Owner: s.owner, Version: info.Version,
 		Time: info.ConnectedAt, Expiry: storedExpiry(s.expiry), Will: w.record(),
 	})
@@ -36,6 +36,7 @@ func (s *Session) remember(info *ClientInfo, w *will) error {
 		return err
 	}
 	s.stored.Store(uint64(id))
+	s.noted.Store(uint64(position))
 	if !known {
 		for _, sub := range s.subs { // made while the session was not to be kept
 			b.noteLater(sub.record(id))
@@ -76,11 +77,15 @@ func (s *Session) noteSession(r store.Record) store.Position {
 		return 0
 	}
 	position := s.broker.noteLater(&r)
-	s.noted.Store(uint64(position))
+	if position != 0 {
+		s.noted.Store(uint64(position))
+	}
 	return position
 }
 
-// lastNote returns the position of what the store was told last of the session.
+// lastNote returns a position up to which the store has all that it was told of the session before this connection, and most of
+// what it was told since: of the handshakes of QoS 2 with this client all but the messages that it publishes, whose answers wait
+// on their connection anyway.
 func (s *Session) lastNote() store.Position { return store.Position(s.noted.Load()) }
 
 // settled tells the store that the session needs a message no more.
@@ -96,8 +101,8 @@ func (b *Broker) keep(t *turn, from *Session, id uint16) error {
 	p := &t.pub
 	r := &t.record
 	*r = store.Record{Kind: store.Accepted}
-	if p.QoS == mqtt.ExactlyOnce && from != nil && from.number() != 0 {
-		r.Session, r.PacketID = from.number(), id // message and handshake are one record
+	if from != nil {
+		r.Session, r.PacketID = from.number(), id // message and handshake are one record, or message and end of the Will
 	}
 	if r.Session == 0 && len(t.recipients) == 0 && (!p.Retain || strings.HasPrefix(p.name, "$SYS/")) {
 		return nil // only live sessions that end with their connections want it: their queues own it

@@ -112,8 +112,11 @@ func (r *revival) where(at store.Position) store.Position {
 }
 
 func (r *revival) accept(at store.Position, rec *store.Record) {
-	if rec.PacketID != 0 {
+	switch {
+	case rec.PacketID != 0:
 		put(&r.session(rec.Session).in, rec.PacketID, true)
+	case rec.Session != 0:
+		r.session(rec.Session).record.Will = nil // this was it
 	}
 	m := rec.Message
 	for i := range rec.Recipients {

@@ -22,13 +22,14 @@ type kept struct {
 	position store.Position
 }
 
-// retain keeps t.pub as the retained message of its topic, and tells the store; an empty payload removes what is kept
+// retain keeps t.pub as the retained message of its topic, finds its receivers and tells the store; an empty payload removes what is kept
 // [MQTT-3.3.1-5], [MQTT-3.3.1-6], [MQTT-3.3.1-7]. The lock makes both happen in one order.
 func (b *Broker) retain(t *turn, from *Session, id uint16) error {
 	p := &t.pub
 	r := &b.retained
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	b.match(t) // under the lock: who subscribes after this finds the message here
 	if b.store != nil {
 		t.collectRecipients()
 		if err := b.keep(t, from, id); err != nil {

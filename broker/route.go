@@ -118,18 +118,17 @@ type subscriptions struct {
 }
 
 // publish takes responsibility for t.pub: finds who wants it, tells the store, retains it if it is to be, delivers it, and
-// returns how many sessions want it. info is nil when the server publishes; session and id are those of a QoS 2 message.
+// returns how many sessions want it. info is nil when the server publishes. from and id are the session and the Packet Identifier
+// of a QoS 2 message; from alone is the session whose Will this is.
 func (b *Broker) publish(t *turn, info *ClientInfo, from *Session, id uint16) (receivers int, err error) {
 	p := &t.pub
 	if b.store != nil {
 		b.owning.RLock()
 		defer b.owning.RUnlock()
 	}
-	b.match(t)
-	switch {
-	case p.Retain:
+	if p.Retain {
 		err = b.retain(t, from, id)
-	case b.store != nil && p.QoS > mqtt.AtMostOnce:
+	} else if b.match(t); b.store != nil && p.QoS > mqtt.AtMostOnce {
 		t.collectRecipients()
 		err = b.keep(t, from, id)
 	}

@@ -141,7 +141,7 @@ func (s *Session) attach(c *conn, w *will, t *turn) (done bool, err error) {
 	s.out.Connected(c.window(&c.login.connect))
 	c.sendBytes(t, c.connack(present)) // [MQTT-3.2.0-1]
 	for id := range s.out.Released() {
-		c.sendAck(t, &mqtt.Ack{Type: mqtt.PUBREL, PacketID: id}) // [MQTT-4.4.0-1]
+		c.answer(t, s.lastNote(), mqtt.Ack{Type: mqtt.PUBREL, PacketID: id}) // [MQTT-4.4.0-1]
 	}
 	s.replays = nil
 	s.conn.Store(c)
@@ -185,6 +185,11 @@ func (s *Session) setExpiry(c *conn, d time.Duration) {
 // detach ends the time of c: the session waits for the client to come back, or ends too.
 func (s *Session) detach(c *conn, cause error) {
 	b := s.broker
+	t := b.beginTurn()
+	defer t.end()
+	if w := s.takeWill(c, cause); w != nil {
+		b.publishWill(w, t)
+	}
 	s.mu.Lock()
 	if s.conn.Load() != c {
 		s.mu.Unlock()
@@ -193,12 +198,6 @@ func (s *Session) detach(c *conn, cause error) {
 	s.conn.Store(nil)
 	s.since = time.Now()
 	s.replays = nil
-	if d, ok := cause.(*disconnected); ok && d.code == mqtt.Success && s.will != nil {
-		s.will = nil // [MQTT-3.1.2-10], [MQTT-3.14.4-3]
-		s.noteSession(store.Record{Kind: store.WillGone})
-	}
-	t := b.beginTurn()
-	defer t.end()
 	if s.expiry == 0 { // [MQTT-3.1.2-23]
 		r := s.end()
 		s.mu.Unlock()
@@ -213,6 +212,26 @@ func (s *Session) detach(c *conn, cause error) {
 		b.publishWill(now, t)
 	}
 	b.passOn(s, t, false)
+}
+
+// takeWill takes the Will from the session that c is leaving, and returns it when it is to be published now. That happens while
+// the session still has c: the client may be back already, and the record of its next connection must come later in the store,
+// since it replaces the Will. When the session ends with c, the Will stays for its end.
+func (s *Session) takeWill(c *conn, cause error) (now *will) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn.Load() != c || s.will == nil {
+		return nil
+	}
+	if d, ok := cause.(*disconnected); ok && d.code == mqtt.Success {
+		s.will = nil // [MQTT-3.1.2-10], [MQTT-3.14.4-3]
+		s.noteSession(store.Record{Kind: store.WillGone})
+		return nil
+	}
+	if s.expiry == 0 || s.will.due(s.expiry) > 0 {
+		return nil
+	}
+	return s.leaveWill(0)
 }
 
 // startExpiry sets the time at which the session ends, unless its client comes back. The caller holds s.mu.
@@ -330,11 +349,32 @@ func (b *Broker) publishWill(w *will, t *turn) {
 		m = &copied
 	}
 	t.pub.beginMessage(m, t.now)
-	if _, err := b.publish(t, w.info, nil, 0); err != nil {
+	if _, err := b.publish(t, w.info, w.session.withoutWill(), 0); err != nil {
 		b.log.Error("will not published", "client", w.info.ClientID, "topic", w.message.Topic, "reason", err)
 		return
 	}
-	if w.session != nil {
-		w.session.noteSession(store.Record{Kind: store.WillGone})
+	if t.pub.position == 0 {
+		w.session.noteWillGone()
+	}
+}
+
+// withoutWill returns the session when it has no Will, so that its end can be told with the message; nil when it has that of the
+// next connection by now, whose record has replaced the one that is published.
+func (s *Session) withoutWill() *Session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.will != nil {
+		return nil
+	}
+	return s
+}
+
+// noteWillGone tells the store that the Will was published, unless there is another by now: that of the next connection, whose
+// record has replaced it.
+func (s *Session) noteWillGone() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.will == nil {
+		s.noteSession(store.Record{Kind: store.WillGone})
 	}
 }

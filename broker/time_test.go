@@ -308,9 +308,12 @@ func TestPublishRate(t *testing.T) {
 func TestPublishRateEnds(t *testing.T) {
 	bubble(t, Config{Limits: Limits{PublishRate: 0.01}}, func(r *rig) {
 		c := r.connect(mqtt.V5, "c")
+		var many []byte
 		for range 10 {
-			c.send(publishBytes(post("a", "x", 0), mqtt.V5))
+			many = append(many, publishBytes(post("a", "x", 0), mqtt.V5)...)
 		}
+		c.send(many)
+		synctest.Wait()
 		start := time.Now()
 		r.b.Kick("c", mqtt.AdministrativeAction, false)
 		c.wantEnd(mqtt.AdministrativeAction)

@@ -26,7 +26,7 @@ const (
 	Ended        Kind = 3  // the session is no more
 	Subscribed   Kind = 4  // Subscription and IDs, in place of one with the same filter
 	Unsubscribed Kind = 5  // Subscription.Filter
-	Accepted     Kind = 6  // Message, for Recipients; retained if it says so; received by Session under PacketID if those are set
+	Accepted     Kind = 6  // Message, for Recipients; retained if it says so; received from Session under PacketID if those are set; the Will of Session if only that is set
 	Done         Kind = 7  // Session needs the message at About no more
 	Sent         Kind = 8  // Session was sent the QoS 2 message at About under PacketID
 	Received     Kind = 9  // Session has acknowledged PacketID with PUBREC: it needs the message at About no more, only PUBREL
