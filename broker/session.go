@@ -34,9 +34,10 @@ type Session struct {
 	since     time.Time // when the last connection ended
 	ended     bool      // nobody finds this session any more
 
-	stored  atomic.Uint64 // the session's number in the store; see persist.go
-	noted   atomic.Uint64 // position of what the store was told last of the session
-	loading bool          // somebody loads messages from the store
+	stored  atomic.Uint64        // the session's number in the store; see persist.go
+	noted   atomic.Uint64        // position of what the store was told last of the session
+	loading bool                 // somebody loads messages from the store
+	leaving atomic.Pointer[conn] // the connection that has just left; nil when all that follows from that is done
 
 	settledMessages, settledBytes int // of the queue, as the broker's totals have them
 	settledInFlight               int // bytes, the same
@@ -67,7 +68,11 @@ func (b *Broker) seeOff(c *conn, t *turn) {
 	if s == nil || s.owner != c.info.User {
 		return
 	}
-	if before := s.conn.Load(); before != nil {
+	before := s.conn.Load()
+	if before == nil {
+		before = s.leaving.Load() // it ends by itself
+	}
+	if before != nil {
 		t.flush()
 		before.stop(mqtt.SessionTakenOver)
 		before.awaitEnd()
@@ -182,22 +187,26 @@ func (s *Session) setExpiry(c *conn, d time.Duration) {
 	}
 }
 
-// detach ends the time of c: the session waits for the client to come back, or ends too.
+// detach ends the time of c: the session waits for the client to come back, or ends too. Until all is done that follows from the
+// end of c, who comes back waits: the record of the next connection must come later in the store, since it replaces the Will.
 func (s *Session) detach(c *conn, cause error) {
 	b := s.broker
-	t := b.beginTurn()
-	defer t.end()
-	if w := s.takeWill(c, cause); w != nil {
-		b.publishWill(w, t)
-	}
 	s.mu.Lock()
 	if s.conn.Load() != c {
 		s.mu.Unlock()
 		return // taken over
 	}
+	s.leaving.Store(c)
+	defer s.leaving.Store(nil)
 	s.conn.Store(nil)
 	s.since = time.Now()
 	s.replays = nil
+	if d, ok := cause.(*disconnected); ok && d.code == mqtt.Success && s.will != nil {
+		s.will = nil // [MQTT-3.1.2-10], [MQTT-3.14.4-3]
+		s.noteSession(store.Record{Kind: store.WillGone})
+	}
+	t := b.beginTurn()
+	defer t.end()
 	if s.expiry == 0 { // [MQTT-3.1.2-23]
 		r := s.end()
 		s.mu.Unlock()
@@ -212,26 +221,6 @@ func (s *Session) detach(c *conn, cause error) {
 		b.publishWill(now, t)
 	}
 	b.passOn(s, t, false)
-}
-
-// takeWill takes the Will from the session that c is leaving, and returns it when it is to be published now. That happens while
-// the session still has c: the client may be back already, and the record of its next connection must come later in the store,
-// since it replaces the Will. When the session ends with c, the Will stays for its end.
-func (s *Session) takeWill(c *conn, cause error) (now *will) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.conn.Load() != c || s.will == nil {
-		return nil
-	}
-	if d, ok := cause.(*disconnected); ok && d.code == mqtt.Success {
-		s.will = nil // [MQTT-3.1.2-10], [MQTT-3.14.4-3]
-		s.noteSession(store.Record{Kind: store.WillGone})
-		return nil
-	}
-	if s.expiry == 0 || s.will.due(s.expiry) > 0 {
-		return nil
-	}
-	return s.leaveWill(0)
 }
 
 // startExpiry sets the time at which the session ends, unless its client comes back. The caller holds s.mu.
