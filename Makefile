@@ -39,7 +39,7 @@ bench: ## run the benchmarks of the parts
 	go test -run '^$$' -bench . -benchmem ./mqtt ./topic ./session ./store/journal ./broker ./auth
 
 torture: ## kill the broker MAGPIE_TORTURE_KILLS times while it works, and audit what is left
-	MAGPIE_TORTURE_KILLS=$(MAGPIE_TORTURE_KILLS) go test -count=1 -v -timeout 4h -run '^TestLedger$$' ./torture
+	MAGPIE_TORTURE_KILLS=$(MAGPIE_TORTURE_KILLS) go test -tags torture -count=1 -v -timeout 4h -run '^TestLedger$$' ./torture
 
 generate: ## renew the pages in docs that are made from the code
 	go generate ./...

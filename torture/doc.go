@@ -6,9 +6,11 @@
 // It knows the wire and the command line, and nothing of the broker's inside: its clients keep their own state of the handshakes,
 // so that a mistake in ours cannot hide itself.
 //
-//	go test ./torture                                  # a short run
+//	go test -tags torture ./torture                    # a short run, 50 kills
 //	make torture                                       # a thousand kills; MAGPIE_TORTURE_KILLS is another number
-//	MAGPIE_TORTURE_SEED=7 go test ./torture -count=1   # the schedule of that seed again
+//	MAGPIE_TORTURE_SEED=7 go test -tags torture ./torture -count=1   # the schedule of that seed again
+//
+// It has a build tag, and is not among the tests of every change, until it passes every time: see the changelog.
 //
 // A seed fixes who does what in which order and when the kills come, counted in steps of the clients; the operating system decides
 // the rest.

@@ -1,3 +1,5 @@
+//go:build torture
+
 package torture
 
 import (
@@ -227,7 +229,7 @@ func (r *run) report() {
 		r.t.Error(w)
 	}
 	if len(wrong) > 0 {
-		r.t.Errorf("again: MAGPIE_TORTURE_SEED=%d go test ./torture -count=1; the broker's last words:\n%s", r.seed, r.server.log.String())
+		r.t.Errorf("again: MAGPIE_TORTURE_SEED=%d go test -tags torture ./torture -count=1; the broker's last words:\n%s", r.seed, r.server.log.String())
 	}
 }
 
