@@ -94,15 +94,13 @@ func (b *Broker) committed(position store.Position) {
 	defer t.end()
 	b.holding.mu.Lock()
 	conns := slices.Collect(maps.Keys(b.holding.conns))
-	sessions := b.holding.sessions
-	if len(sessions) > 0 {
-		b.holding.sessions = make(map[*Session]struct{})
-	}
+	sessions := slices.Collect(maps.Keys(b.holding.sessions))
+	clear(b.holding.sessions)
 	b.holding.mu.Unlock()
 	for _, c := range conns {
 		c.release(position, t)
 	}
-	for s := range sessions {
+	for _, s := range sessions {
 		s.pump(t)
 	}
 }
