@@ -65,7 +65,7 @@ type settings struct {
 	qos            byte     // requested by every subscription
 	keep           bool     // resume the session and keep it: clean session 0, or clean start 0 with an hour of expiry
 	returns        bool     // reconnect when the connection breaks; only peers with reconnects
-	withhold       bool     // never acknowledge a message; only peers with library
+	withhold       bool     // never acknowledge a message; only of embedded peers
 }
 
 // by is the settings of another client.
@@ -160,7 +160,7 @@ type kind struct {
 	peer
 	versions   []version
 	networks   []string
-	library    bool // can withhold acknowledgements, and tells Session Present
+	embedded   bool // can withhold acknowledgements, and tells Session Present
 	reconnects bool
 }
 

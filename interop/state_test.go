@@ -97,7 +97,7 @@ func TestSession(t *testing.T) {
 func join(t *testing.T, k kind, s settings, present bool, filters ...string) *client {
 	t.Helper()
 	c := connect(t, k, s, filters...)
-	if k.library && s.version != v31 && c.present != present {
+	if k.embedded && s.version != v31 && c.present != present {
 		t.Errorf("Session Present is %t, want %t", c.present, present)
 	}
 	return c
@@ -107,7 +107,7 @@ func join(t *testing.T, k kind, s settings, present bool, filters ...string) *cl
 func TestRedelivery(t *testing.T) {
 	b := start(t, options{})
 	everyPeer(t, b, func(t *testing.T, k kind, s settings) {
-		if !k.library {
+		if !k.embedded {
 			return
 		}
 		s.qos, s.keep, s.withhold = 1, true, true
