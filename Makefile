@@ -5,7 +5,7 @@ FUZZTIME    ?= 1m
 MAGPIE_TORTURE_KILLS ?= 1000
 TARGETS     := linux/amd64 linux/arm64 linux/arm darwin/arm64 windows/amd64
 
-.PHONY: run test check lint cross fuzz bench torture generate
+.PHONY: run test check lint cross fuzz bench bench-durable bench-queue bench-restart torture generate
 
 run: ## start a broker on 127.0.0.1:1883
 	go run ./cmd/magpie serve
@@ -37,6 +37,17 @@ fuzz: ## run every fuzz target for FUZZTIME each
 
 bench: ## run the benchmarks of the parts
 	go test -run '^$$' -bench . -benchmem ./mqtt ./topic ./session ./store/journal ./broker ./auth
+
+ROUNDS ?= 5
+
+bench-durable: ## measure the binary with and without a journal, beside mosquitto: ROUNDS rounds, about a minute each
+	go run ./internal/figures durable -rounds $(ROUNDS)
+
+bench-queue: ## measure a million messages for a client that is away
+	go run ./internal/figures queue -rounds $(ROUNDS)
+
+bench-restart: ## measure the start with 100,000 sessions, a million subscriptions and five million places in queues
+	MAGPIE_RESTART_SESSIONS=100000 go test -run '^$$' -bench '^BenchmarkRestart$$' -benchtime $(ROUNDS)x -timeout 1h ./broker
 
 torture: ## kill the broker MAGPIE_TORTURE_KILLS times while it works, and audit what is left
 	MAGPIE_TORTURE_KILLS=$(MAGPIE_TORTURE_KILLS) go test -tags torture -count=1 -v -timeout 4h -run '^TestLedger$$' ./torture

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/pprof"
@@ -21,6 +22,9 @@ type AdminConfig struct {
 	Version  string
 	Shutdown func()       // asks the process to stop, and returns at once; nil means that this is not offered
 	Reload   func() error // reads the configuration again; nil means that this is not offered
+
+	// Backup writes everything that is on disk as it is at one moment, while the broker goes on; nil means that nothing is.
+	Backup func(ctx context.Context, w io.Writer) error
 }
 
 // Client is a session as the admin interface shows it.
@@ -81,6 +85,7 @@ func Admin(cfg AdminConfig) http.Handler {
 	mux.HandleFunc("GET /stats", a.stats)
 	mux.HandleFunc("GET /events", a.events)
 	mux.HandleFunc("GET /trace", a.trace)
+	mux.HandleFunc("GET /backup", a.backup)
 	mux.HandleFunc("POST /reload", a.reload)
 	mux.HandleFunc("POST /shutdown", a.shutdown)
 	mux.Handle("GET /metrics", Metrics(cfg.Broker, cfg.Version))

@@ -81,6 +81,15 @@ func (c *AdminClient) Trace(ctx context.Context, client, filter string, f func(E
 
 // do sends a request and makes an error of an answer that is one. The caller closes the body.
 func (c *AdminClient) do(ctx context.Context, method, path string, q url.Values) (io.ReadCloser, error) {
+	resp, err := c.send(ctx, method, path, q)
+	if err != nil {
+		return nil, err
+	}
+	return resp.Body, nil
+}
+
+// send is do with all that was answered.
+func (c *AdminClient) send(ctx context.Context, method, path string, q url.Values) (*http.Response, error) {
 	u := url.URL{Scheme: "http", Host: "broker", Path: path, RawQuery: q.Encode()}
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
 	if err != nil {
@@ -97,7 +106,7 @@ func (c *AdminClient) do(ctx context.Context, method, path string, q url.Values)
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
 		return nil, errors.New(strings.TrimSpace(string(text)))
 	}
-	return resp.Body, nil
+	return resp, nil
 }
 
 func (c *AdminClient) get(ctx context.Context, path string, q url.Values, into any) error {

@@ -86,6 +86,10 @@ var metrics = []metric{
 				emit(float64(n), r.String())
 			}
 		}),
+	gauge("memory_limit_bytes", "Limit of the memory of the process, 0 for none.", func(s *broker.Stats) int64 { return s.MemoryLimit }),
+	gauge("memory_used_bytes", "Memory of the process that the limit is about.", func(s *broker.Stats) int64 { return s.MemoryUsed }),
+	gauge("memory_level", "How near the memory is to its limit: 0 normal, 1 soft, 2 hard.", func(s *broker.Stats) int { return int(s.MemoryLevel) }),
+	counter("memory_disconnects_total", "Connections that ended because memory was short.", func(s *broker.Stats) int64 { return s.MemoryDisconnects }),
 	one(prometheus.GaugeValue, "start_time_seconds", "When the broker started, in Unix time.",
 		func(s *broker.Stats) float64 { return float64(s.Started.UnixMilli()) / 1000 }),
 }

@@ -38,6 +38,9 @@ func TestMetrics(t *testing.T) {
 		`magpie_payload_received_bytes_total 7`,
 		`magpie_packets_received_total{type="CONNECT"} 1`,
 		`magpie_messages_refused_total 0`,
+		`magpie_memory_limit_bytes 0`,
+		`magpie_memory_level 0`,
+		`magpie_memory_disconnects_total 0`,
 	} {
 		if !strings.Contains(body, "\n"+line+"\n") {
 			t.Errorf("no line %s", line)
@@ -48,7 +51,7 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("no line %s", line)
 		}
 	}
-	for _, name := range []string{"magpie_turn_seconds_bucket{le=\"1.6e-05\"}", "magpie_turn_seconds_count", "magpie_login_seconds_count", "go_goroutines", "process_open_fds"} {
+	for _, name := range []string{"magpie_turn_seconds_bucket{le=\"1.6e-05\"}", "magpie_turn_seconds_count", "magpie_login_seconds_count", "magpie_memory_used_bytes", "go_goroutines", "process_open_fds"} {
 		if !strings.Contains(body, "\n"+name+" ") {
 			t.Errorf("no %s", name)
 		}

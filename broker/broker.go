@@ -37,16 +37,21 @@ type Broker struct {
 	hooks       atomic.Pointer[hooks]
 	accessEpoch atomic.Uint64 // changes when permissions do; starts at 1
 	stats       stats
+	memory      memory
+	unfinished  unfinished
 	subs        subscriptions
 	retained    retained
 	holding     holding
 	store       store.Store           // nil when nothing outlives the process
 	lastSession atomic.Uint64         // number in the store given last
+	lastEnd     atomic.Uint64         // position in the store of the last end of a session
 	failure     atomic.Pointer[error] // of the store; nil while it works
 	owning      sync.RWMutex          // held for reading from when the store is told of a message until every session has it
+	moving      sync.RWMutex          // held for reading while messages are read whose places stay in a session; see clean.go
 
 	mu        sync.RWMutex // guards all below
 	sessions  map[string]*Session
+	accounts  map[string]*account // by user
 	locals    map[*LocalSubscription]struct{}
 	conns     map[*conn]struct{}
 	waiting   int            // conns that are not accepted yet
@@ -60,8 +65,8 @@ type Broker struct {
 // New makes a broker. It has no listener yet but works for subscribers and publishers in process. Shutdown ends it.
 func New(cfg Config) (*Broker, error) {
 	b := &Broker{
-		config: cfg, store: cfg.Store, limits: cfg.Limits.withDefaults(), log: cfg.Logger, started: time.Now(),
-		sessions: make(map[string]*Session), locals: make(map[*LocalSubscription]struct{}), conns: make(map[*conn]struct{}),
+		config: cfg, store: cfg.Store, limits: cfg.Limits.withDefaults(cfg.Store != nil), log: cfg.Logger, started: time.Now(),
+		sessions: make(map[string]*Session), accounts: make(map[string]*account), locals: make(map[*LocalSubscription]struct{}), conns: make(map[*conn]struct{}),
 		byAddress: make(map[string]int), byName: make(map[string]int), listeners: make(map[net.Listener]struct{}),
 		observers: []*Events{&cfg.Events},
 	}
@@ -79,6 +84,12 @@ func New(cfg Config) (*Broker, error) {
 			return nil, fmt.Errorf("packet size limit of listener %s of %d bytes: must be at least 64", name, l.MaxPacketSize)
 		}
 	}
+	if err := checkDurabilities(cfg.Durabilities); err != nil {
+		return nil, err
+	}
+	if err := b.checkMemory(); err != nil {
+		return nil, err
+	}
 	seen := make(map[string]bool)
 	for _, e := range cfg.Enhanced {
 		if seen[e.Method()] {
@@ -86,6 +97,8 @@ func New(cfg Config) (*Broker, error) {
 		}
 		seen[e.Method()] = true
 	}
+	b.memory.init(&b.limits, &cfg)
+	b.unfinished.most = b.limits.Memory / packetShare
 	b.holding.conns = make(map[*conn]struct{})
 	b.holding.sessions = make(map[*Session]struct{})
 	b.accessEpoch.Store(1)
@@ -96,6 +109,9 @@ func New(cfg Config) (*Broker, error) {
 			b.cancel()
 			return nil, err
 		}
+	}
+	if b.limits.Memory > 0 {
+		b.tasks.Go(func() { b.watchMemory(b.ctx) })
 	}
 	if every := cfg.SysInterval; every >= 0 {
 		if every == 0 {
@@ -114,6 +130,8 @@ func (b *Broker) Serve(ctx context.Context, listeners ...net.Listener) error {
 	if err := b.addListeners(listeners); err != nil {
 		return err
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	stop := context.AfterFunc(ctx, func() { b.closeListeners(listeners) })
 	defer stop()
 	failures := make(chan error, len(listeners))
@@ -124,7 +142,7 @@ func (b *Broker) Serve(ctx context.Context, listeners ...net.Listener) error {
 	for range listeners {
 		if err := <-failures; err != nil && failed == nil {
 			failed = err
-			b.closeListeners(listeners)
+			cancel()
 		}
 	}
 	if cause := b.failure.Load(); cause != nil {
@@ -164,7 +182,11 @@ func (b *Broker) accept(ctx context.Context, ln net.Listener) error {
 		switch {
 		case err == nil:
 			wait = 0
-			b.ServeConn(nc)
+			if !b.memory.admit(ctx, b.ctx) {
+				_ = nc.Close()
+				return nil
+			}
+			b.serveConn(nc)
 		case errors.Is(err, net.ErrClosed), ctx.Err() != nil, b.ctx.Err() != nil:
 			return nil
 		default: // out of file descriptors, most likely: some may come free
@@ -179,8 +201,17 @@ func (b *Broker) accept(ctx context.Context, ln net.Listener) error {
 	}
 }
 
-// ServeConn serves a connection that the caller has accepted, and closes it when it ends. It does not wait for that.
+// ServeConn serves a connection that the caller has accepted, and closes it when it ends. It does not wait for that. When memory is
+// short it closes the connection at once.
 func (b *Broker) ServeConn(nc net.Conn) {
+	if b.memory.tight() {
+		_ = nc.Close()
+		return
+	}
+	b.serveConn(nc)
+}
+
+func (b *Broker) serveConn(nc net.Conn) {
 	c := &conn{broker: b, nc: nc, raw: newRawIO(nc), remote: nc.RemoteAddr(), limit: b.limits.ConnectSize}
 	if withInfo, ok := nc.(interface{ Info() transport.Info }); ok {
 		info := withInfo.Info()
@@ -189,7 +220,7 @@ func (b *Broker) ServeConn(nc net.Conn) {
 		state := withState.ConnectionState()
 		c.tls = &state
 	}
-	if c.raw == nil {
+	if c.in.small = true; c.raw == nil {
 		c.in.own = make([]byte, ownSize)
 	}
 	if c.remote == nil {
@@ -255,6 +286,7 @@ func (b *Broker) admit(c *conn) error {
 	b.waiting++
 	b.byAddress[c.address]++
 	b.byName[c.listener]++
+	b.memory.add(connCost)
 	b.connTasks.Add(1)
 	return nil
 }

@@ -15,11 +15,13 @@ import (
 // QoS 2 of which the store has to know that it was sent.
 type held struct {
 	position store.Position
-	ack      mqtt.Ack // of type 0: none
-	packet   []byte   // nil: none
+	promise  store.Promise // that has to be kept at the position
+	ack      mqtt.Ack      // of type 0: none
+	packet   []byte        // nil: none
 	delivery session.Delivery
 	id       uint16
 	dup      bool
+	uncork   bool // the outbox may be written
 }
 
 // holding is who waits for the store. What one connection waits for keeps its order [MQTT-4.6.0-2], [MQTT-4.6.0-3]: what needs
@@ -28,6 +30,24 @@ type holding struct {
 	mu       sync.Mutex
 	conns    map[*conn]struct{}
 	sessions map[*Session]struct{} // with a message of QoS 2 that is not safe yet
+}
+
+// greet sends the CONNACK, behind which everything else stays [MQTT-3.2.0-1]. One that says that there is no session is
+// believed: the client forgets what it had. So it waits for the end of the sessions before, or a crash would bring one back that
+// takes new messages for old ones and sends old ones as new ones.
+func (c *conn) greet(present bool, t *turn) {
+	packet := c.connack(present)
+	b := c.broker
+	end := held{position: store.Position(b.lastEnd.Load()), uncork: true}
+	if present || b.store == nil || b.isSafe(&end) {
+		c.sendBytes(t, packet)
+		return
+	}
+	c.mu.Lock()
+	c.corked = true
+	c.mu.Unlock()
+	c.sendBytes(t, packet)
+	c.sendKept(t, end)
 }
 
 // answer sends an acknowledgement, now or when the store has committed what stands at the position. Reading goes on meanwhile,
@@ -48,7 +68,7 @@ func (c *conn) hold(h held) bool {
 	b := c.broker
 	b.holding.mu.Lock()
 	defer b.holding.mu.Unlock()
-	if len(c.held) == 0 && !c.releasing && h.position <= b.store.Committed() {
+	if len(c.held) == 0 && !c.releasing && b.isSafe(&h) {
 		return false
 	}
 	c.held = append(c.held, h)
@@ -56,9 +76,14 @@ func (c *conn) hold(h held) bool {
 	return true
 }
 
+// isSafe reports whether what is held may be sent.
+func (b *Broker) isSafe(h *held) bool { return h.position <= b.store.Safe(h.promise) }
+
 // sendHeld sends it.
 func (c *conn) sendHeld(t *turn, h *held) {
 	switch {
+	case h.uncork:
+		c.uncork(t)
 	case h.packet != nil:
 		c.sendBytes(t, h.packet)
 	case h.ack.Type != 0:
@@ -73,23 +98,18 @@ func (c *conn) sendHeld(t *turn, h *held) {
 // sendAnswer sends a step of a handshake and notes in the session that it did.
 func (c *conn) sendAnswer(t *turn, ack mqtt.Ack) {
 	s := c.session
-	if ack.Type == mqtt.PUBACK || ack.Type == mqtt.PUBREC {
+	if ack.Type == mqtt.PUBACK {
 		s.mu.Lock()
-		if s.conn.Load() == c {
-			switch {
-			case ack.Type == mqtt.PUBREC && ack.Code.Failed():
-				s.in.Refused(ack.PacketID)
-			case ack.Type == mqtt.PUBACK && ack.Code != mqtt.PacketIdentifierInUse:
-				s.in.Acknowledged()
-			}
+		if s.conn.Load() == c && ack.Code != mqtt.PacketIdentifierInUse {
+			s.in.Acknowledged()
 		}
 		s.mu.Unlock()
 	}
 	c.sendAck(t, &ack)
 }
 
-// committed sends what waited for the position. The store calls it, on one goroutine.
-func (b *Broker) committed(position store.Position) {
+// committed sends what waited for the store. The store calls it, on one goroutine.
+func (b *Broker) committed(store.Position) {
 	t := b.beginTurn()
 	defer t.end()
 	b.holding.mu.Lock()
@@ -98,20 +118,20 @@ func (b *Broker) committed(position store.Position) {
 	clear(b.holding.sessions)
 	b.holding.mu.Unlock()
 	for _, c := range conns {
-		c.release(position, t)
+		c.release(t)
 	}
 	for _, s := range sessions {
 		s.pump(t)
 	}
 }
 
-// release sends what the connection held back up to the position. What comes meanwhile stays behind.
-func (c *conn) release(position store.Position, t *turn) {
+// release sends what the connection held back, up to the first that is not safe. What comes meanwhile stays behind.
+func (c *conn) release(t *turn) {
 	b := c.broker
 	for {
 		b.holding.mu.Lock()
 		n := 0
-		for n < len(c.held) && c.held[n].position <= position {
+		for n < len(c.held) && b.isSafe(&c.held[n]) {
 			n++
 		}
 		due := slices.Clone(c.held[:n])

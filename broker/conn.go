@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"container/list"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -50,12 +51,20 @@ type conn struct {
 	pending atomic.Int64 // bytes appended to the outbox and not written yet
 	starved atomic.Bool  // the session has more for the outbox when it is written
 
+	settled    atomic.Int64  // pending as Broker.memory has it, in steps
+	unfinished atomic.Int64  // bytes kept of a packet, as Broker.unfinished has them
+	place      *list.Element // in Broker.unfinished, whose lock guards it
+	aliasBytes atomic.Int64  // of long Topic Names that the client has given aliases
+	short      atomic.Bool   // it ends because memory is short
+	freed      atomic.Bool   // it has ended and keeps nothing any more
+
 	held      []held // what waits for the store, in order; guarded by Broker.holding.mu, like releasing
 	releasing bool   // something that was held is being sent
 
 	mu         sync.Mutex // guards the outbox, which is all below
 	out        []byte
 	dirty      bool          // on the list of a turn, which will flush
+	corked     bool          // nothing is written yet: the store has to be safe first, see greet
 	writing    bool          // somebody writes what was taken from the outbox
 	failed     bool          // the socket does not take bytes any more
 	drained    chan struct{} // closed when writing becomes false; made by who waits for that
@@ -91,6 +100,8 @@ func (c *conn) run() {
 	c.mu.Lock()
 	c.failed, c.out = true, nil // nobody writes any more, nor starts a goroutine for it
 	c.mu.Unlock()
+	c.broker.memory.release(c)
+	c.freed.Store(true)
 }
 
 // tellEnd wakes who waits for the end of the connection.

@@ -222,6 +222,7 @@ func (c *conn) accept(g Grant, t *turn) error {
 		return err
 	}
 	c.state = connected
+	c.in.small = false
 	c.accepted.Store(true)
 	c.deadline.Stop()
 	c.checkDeadline()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -403,9 +404,11 @@ func TestBadConfig(t *testing.T) {
 
 // Unlimited means none, wherever it may stand.
 func TestUnlimited(t *testing.T) {
-	l := Limits{
-		Unlimited, Unlimited, Unlimited, Unlimited, Unlimited, Unlimited, Unlimited, Unlimited, Unlimited, Unlimited, Unlimited, Unlimited,
-		Unlimited, Unlimited, Unlimited, Unlimited, Unlimited, Unlimited, Unlimited, Unlimited, Unlimited, Unlimited,
+	var l Limits
+	for _, field := range reflect.ValueOf(&l).Elem().Fields() {
+		if field.CanInt() {
+			field.SetInt(Unlimited)
+		}
 	}
 	both(t, Config{Limits: l}, func(r *rig) {
 		c := r.connect(mqtt.V5, strings.Repeat("x", 3000), keepAlive(0), lasting(0xFFFFFFFF))

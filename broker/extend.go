@@ -119,15 +119,17 @@ type DropReason uint8
 const (
 	DropSlow       DropReason = iota // QoS 0 for a client that does not read fast enough
 	DropQueue                        // the session's queue is full
+	DropUser                         // the queues of the user's sessions together are full
 	DropTotal                        // the queues of all sessions together are full
 	DropExpired                      // the Message Expiry Interval passed
 	DropTooLarge                     // larger than the client's Maximum Packet Size [MQTT-3.1.2-25]
 	DropDenied                       // the client may not read the topic
 	DropSessionEnd                   // the session ended with the message in its queue
+	DropMemory                       // the process is short of memory
 	dropReasons
 )
 
-var dropNames = [...]string{"slow", "queue_full", "total_full", "expired", "too_large", "denied", "session_end"}
+var dropNames = [...]string{"slow", "queue_full", "user_full", "total_full", "expired", "too_large", "denied", "session_end", "memory"}
 
 // String returns the reason as metrics name it.
 func (r DropReason) String() string { return dropNames[r] }

@@ -1,7 +1,9 @@
 package broker
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/magpiemq/magpie/mqtt"
 	"github.com/magpiemq/magpie/store"
@@ -90,7 +92,9 @@ func (c *conn) resolve(p *mqtt.Publish) (*publishedTopic, error) {
 	}
 	e, err := c.topicNamed(p.Topic)
 	if err == nil && p.HasAlias {
-		err = c.aliases.Set(p.Alias, e.name)
+		if err = c.admitAlias(p.Alias, e.name); err == nil {
+			err = c.aliases.Set(p.Alias, e.name)
+		}
 	}
 	return e, err
 }
@@ -119,14 +123,15 @@ func (c *conn) onPublish(f mqtt.Frame, t *turn) error {
 		return err
 	}
 	if !fresh {
-		t.pub.position = c.session.lastNote()             // it may have come on another connection, and not be on disk yet
-		c.acknowledge(p.QoS, p.PacketID, mqtt.Success, t) // seen before: answered again, delivered never [MQTT-4.3.3-10]
+		t.pub.position, t.pub.promise = c.session.lastNote(), store.Default // it may have come on another connection, and not be on disk yet
+		c.acknowledge(p.QoS, p.PacketID, mqtt.Success, t)                   // seen before: answered again, delivered never [MQTT-4.3.3-10]
 		return nil
 	}
+	qos, id := p.QoS, p.PacketID
 	if err := c.mayPublish(e, p, t); err != nil {
+		c.session.opened(id, err)
 		return c.refuse(p, t, err)
 	}
-	qos, id := p.QoS, p.PacketID
 	t.pub.begin(e.name, c.info.ClientID)
 	from := c.session
 	if qos != mqtt.ExactlyOnce {
@@ -145,7 +150,8 @@ func (c *conn) onPublish(f mqtt.Frame, t *turn) error {
 	return nil
 }
 
-// receive opens the handshake of QoS 1 and 2 in the session, unless another connection owns that by now.
+// receive opens the handshake of QoS 1 and 2 in the session, unless another connection owns that by now. Who receives a fresh message
+// calls opened.
 func (c *conn) receive(p *mqtt.Publish) (fresh bool, err error) {
 	if p.QoS == mqtt.AtMostOnce {
 		return true, nil
@@ -156,12 +162,36 @@ func (c *conn) receive(p *mqtt.Publish) (fresh bool, err error) {
 	if s.conn.Load() != c {
 		return false, mqtt.SessionTakenOver
 	}
+	if p.QoS == mqtt.ExactlyOnce && c.broker.memory.tight() && s.in.Open() > smallSession/32 {
+		return false, errMemory // MQTT 3 cannot be told of a smaller Receive Maximum
+	}
 	fresh, err = s.in.Receive(p)
 	if err == mqtt.PacketIdentifierInUse && c.version != mqtt.V5 {
 		s.in.Refused(p.PacketID) // MQTT 3 has no code for this: the client has forgotten the old handshake, so do we
-		return s.in.Receive(p)
+		fresh, err = s.in.Receive(p)
+	}
+	switch {
+	case err != nil || p.QoS != mqtt.ExactlyOnce:
+	case fresh:
+		s.opening = append(s.opening, p.PacketID)
+	case slices.Contains(s.opening, p.PacketID):
+		return false, fmt.Errorf("%w: the connection before is still at this message", mqtt.ServerBusy) // it may yet be refused
 	}
 	return fresh, err
+}
+
+// opened ends what receive began for a message of QoS 2: the store knows it, or it was refused. Then the handshake ends at once,
+// whatever becomes of the answer: on its next connection the client may send the message again, and that is no duplicate.
+func (s *Session) opened(id uint16, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := slices.Index(s.opening, id)
+	if i < 0 {
+		return // QoS 1
+	}
+	if s.opening = slices.Delete(s.opening, i, i+1); err != nil {
+		s.in.Refused(id) // [MQTT-4.3.3-9]
+	}
 }
 
 // mayPublish decides whether the client may publish this, and remembers the decision about the name.
@@ -181,8 +211,9 @@ func (c *conn) mayPublish(e *publishedTopic, p *mqtt.Publish, t *turn) error {
 }
 
 // refuse answers a message that is not accepted: with the code where the version has one. MQTT 3 has none: a message that
-// the client may not publish is acknowledged all the same, which [v3.1.1 MQTT-3.3.5-2] allows, so that a device does
-// not send it for ever; any other reason ends the connection. So it does for QoS 0, which has no answer.
+// the client may not publish, or that has no receiver with room for it, is acknowledged all the same, which
+// [v3.1.1 MQTT-3.3.5-2] allows, so that a device does not send it for ever; any other reason ends the connection. So it does for
+// QoS 0, which has no answer.
 func (c *conn) refuse(p *mqtt.Publish, t *turn, err error) error {
 	c.broker.stats.refused.Add(1)
 	c.broker.log.Debug("message refused", "client", c.info.ClientID, "topic", c.lastTopic.name, "qos", p.QoS, "reason", err)
@@ -190,7 +221,7 @@ func (c *conn) refuse(p *mqtt.Publish, t *turn, err error) error {
 	switch {
 	case !ok:
 		code = mqtt.UnspecifiedError
-	case code == mqtt.NotAuthorized:
+	case code == mqtt.NotAuthorized, errors.Is(err, errReceiversFull):
 	case c.version != mqtt.V5, p.QoS == mqtt.AtMostOnce, code == mqtt.ProtocolError, code == mqtt.MalformedPacket:
 		return err
 	}
@@ -202,9 +233,9 @@ func (c *conn) refuse(p *mqtt.Publish, t *turn, err error) error {
 func (c *conn) acknowledge(qos mqtt.QoS, id uint16, code mqtt.ReasonCode, t *turn) {
 	switch qos {
 	case mqtt.AtLeastOnce:
-		c.answer(t, t.pub.position, mqtt.Ack{Type: mqtt.PUBACK, PacketID: id, Code: code})
+		c.sendKept(t, held{position: t.pub.position, promise: t.pub.promise, ack: mqtt.Ack{Type: mqtt.PUBACK, PacketID: id, Code: code}})
 	case mqtt.ExactlyOnce:
-		c.answer(t, t.pub.position, mqtt.Ack{Type: mqtt.PUBREC, PacketID: id, Code: code})
+		c.sendKept(t, held{position: t.pub.position, promise: t.pub.promise, ack: mqtt.Ack{Type: mqtt.PUBREC, PacketID: id, Code: code}})
 	}
 }
 
@@ -249,14 +280,16 @@ func (s *Session) acknowledged(a *mqtt.Ack) (reply mqtt.Ack, position store.Posi
 		}
 		return reply, 0, err
 	case mqtt.PUBREC:
-		waited := s.out.Waits(a.PacketID)
+		waited, needed := s.out.Waits(a.PacketID), s.out.Needs(a.PacketID)
 		code, done, err := s.out.Received(a.PacketID, a.Code)
 		if err != nil {
 			return reply, 0, err
 		}
 		if waited && about != 0 {
 			s.noteHandshake(store.Received, about, a.PacketID)
-			s.broker.store.Use(about, -1)
+			if needed { // else it was counted when the message was taken out
+				s.broker.store.Use(about, -1)
+			}
 		}
 		if done {
 			return reply, 0, nil
@@ -278,9 +311,13 @@ func (s *Session) acknowledged(a *mqtt.Ack) (reply mqtt.Ack, position store.Posi
 	return reply, 0, nil
 }
 
-// noteHandshake tells the store of a step of the handshake of a QoS 2 message that the session is sent.
-func (s *Session) noteHandshake(k store.Kind, about store.Position, id uint16) store.Position {
-	return s.noteSession(store.Record{Kind: k, About: about, PacketID: id})
+// noteHandshake tells the store of a step of the handshake of a QoS 2 message that the session is sent. Nobody waits for the last one.
+func (s *Session) noteHandshake(k store.Kind, about store.Position, id uint16) {
+	r := store.Record{Kind: k, About: about, PacketID: id}
+	if k == store.Completed {
+		r.Promise = store.Written
+	}
+	s.noteSession(r)
 }
 
 // onDisconnect ends the connection as the client wishes (§3.14).

@@ -16,18 +16,21 @@ type Handler func(m *mqtt.Message, retained bool)
 type local struct {
 	handle Handler
 	most   int // messages that may wait; further ones are dropped
+	room   int // bytes that may wait, the same
 
 	mu    sync.Mutex
 	queue []session.Delivery
+	bytes int           // of the messages in queue, and of those that are being handled
 	wake  chan struct{} // has room for one
 	done  chan struct{}
 }
 
 func (l *local) push(d session.Delivery) DropReason {
 	l.mu.Lock()
-	full := len(l.queue) >= l.most
+	full := len(l.queue) >= l.most || l.bytes > l.room
 	if !full {
 		l.queue = append(l.queue, d)
+		l.bytes += d.Size()
 	}
 	l.mu.Unlock()
 	if full {
@@ -52,15 +55,37 @@ func (l *local) run() {
 		batch := l.queue
 		l.queue = nil
 		l.mu.Unlock()
-		for _, d := range batch {
+		for i := range batch {
 			select {
 			case <-l.done:
 				return
 			default:
-				l.handle(d.Message, d.Retain)
+				l.handle(batch[i].Message, batch[i].Retain)
+				l.handled(&batch[i])
 			}
 		}
 	}
+}
+
+// handled makes room for others.
+func (l *local) handled(d *session.Delivery) {
+	size := d.Size()
+	*d = session.Delivery{}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.bytes -= size
+}
+
+// localBytes is how many bytes may wait for one subscriber in process, without a memory limit.
+const localBytes = 64 << 20
+
+// localRoom returns how many bytes may wait for one subscriber in process.
+func (l *Limits) localRoom() int {
+	room := min(l.QueuedBytes, localBytes)
+	if l.Memory > 0 {
+		room = min(room, int(l.Memory/packetShare))
+	}
+	return room
 }
 
 // LocalSubscription is a subscription in process.
@@ -70,14 +95,14 @@ type LocalSubscription struct {
 }
 
 // Subscribe calls handle for every message that the filter matches, retained ones first. Nothing is checked by the
-// Authorizer: this is the program itself. Up to Limits.QueuedMessages may wait for handle; further ones are dropped and
-// counted. Close the subscription when it is not needed any more; Shutdown closes it too.
+// Authorizer: this is the program itself. Up to Limits.QueuedMessages, Limits.QueuedBytes and 64 MiB may wait for handle, and
+// no more than an eighth of Limits.Memory; further ones are dropped and counted. Close the subscription when it is not needed any more; Shutdown closes it too.
 func (b *Broker) Subscribe(filter string, qos mqtt.QoS, handle Handler) (*LocalSubscription, error) {
 	sub, err := b.checkSubscription(nil, mqtt.Subscription{Filter: filter, QoS: qos})
 	if err != nil {
 		return nil, err
 	}
-	l := &local{handle: handle, most: b.limits.QueuedMessages, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	l := &local{handle: handle, most: b.limits.QueuedMessages, room: b.limits.localRoom(), wake: make(chan struct{}, 1), done: make(chan struct{})}
 	s := &Session{broker: b, local: l, expiry: NeverExpires}
 	sub.session = s
 	made := &LocalSubscription{session: s}

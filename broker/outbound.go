@@ -9,12 +9,13 @@ import (
 	"github.com/magpiemq/magpie/store"
 )
 
-// deliver gives t.pub to the session of s, as this subscription wants it.
-func (s *subscription) deliver(t *turn) {
+// deliver gives t.pub to the session of s, as this subscription wants it. position is where the store has it for this session, 0 when it
+// does not.
+func (s *subscription) deliver(t *turn, position uint64) {
 	p := &t.pub
 	qos := min(p.QoS, s.QoS)                  // [MQTT-3.8.4-8]
 	retain := p.Retain && s.RetainAsPublished // [MQTT-3.3.1-12], [MQTT-3.3.1-13]
-	drop, sent := s.session.offer(t, s, qos, retain)
+	drop, sent := s.session.offer(t, s, qos, retain, position)
 	s.session.tell(t, drop, sent)
 }
 
@@ -35,7 +36,7 @@ func (s *Session) tell(t *turn, drop DropReason, sent bool) {
 const nothingDropped = dropReasons
 
 // offer sends t.pub to the session's connection or queues it.
-func (s *Session) offer(t *turn, sub *subscription, qos mqtt.QoS, retain bool) (drop DropReason, sent bool) {
+func (s *Session) offer(t *turn, sub *subscription, qos mqtt.QoS, retain bool, position uint64) (drop DropReason, sent bool) {
 	if !sub.covered && t.broker.mayRead(s.info.Load(), t.pub.name) != nil {
 		return DropDenied, false
 	}
@@ -47,93 +48,71 @@ func (s *Session) offer(t *turn, sub *subscription, qos mqtt.QoS, retain bool) (
 		if c == nil {
 			return nothingDropped, false // nobody keeps QoS 0 for a client that is away [MQTT-3.1.2-5 of 3.1.1 allows it]
 		}
+		if t.broker.memory.dropsQoS0(t.pub.name) {
+			return DropMemory, false
+		}
 		if !c.hasRoom() {
 			return DropSlow, false
 		}
 		drop = c.sendPublish(t, &t.pub, 0, sub.ids, qos, retain)
 		return drop, drop == nothingDropped
 	}
-	return s.offerKept(t, sub, qos, retain)
+	return s.offerKept(t, sub, qos, retain, position)
 }
 
 // offerKept is offer for QoS 1 and 2: the message is the session's until it is acknowledged.
-func (s *Session) offerKept(t *turn, sub *subscription, qos mqtt.QoS, retain bool) (drop DropReason, sent bool) {
+func (s *Session) offerKept(t *turn, sub *subscription, qos mqtt.QoS, retain bool, position uint64) (drop DropReason, sent bool) {
 	d := session.Delivery{
-		Message: t.pub.message(t.now), IDs: sub.ids, Share: sub.share, QoS: qos, Retain: retain, Position: t.positionFor(s, qos),
+		Message: t.pub.message(t.now), IDs: sub.ids, Share: sub.share, QoS: qos, Retain: retain, Position: position,
 	}
-	drop, sent, unsafe := s.take(t, sub, d)
+	drop, sent, unsafe, losses := s.take(t, sub, d)
 	if drop != nothingDropped {
 		s.settled(&d)
 	}
+	s.lose(losses)
 	if unsafe {
 		s.pump(t)
 	}
 	return drop, sent
 }
 
-// take makes d the session's. unsafe is true when it waits for the store and nobody waits for that yet.
-func (s *Session) take(t *turn, sub *subscription, d session.Delivery) (drop DropReason, sent, unsafe bool) {
+// take makes d the session's. unsafe is true when it waits for the store and nobody waits for that yet. Losses had to make room.
+func (s *Session) take(t *turn, sub *subscription, d session.Delivery) (drop DropReason, sent, unsafe bool, losses []loss) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended {
-		return DropSessionEnd, false, false
+		return DropSessionEnd, false, false, nil
 	}
-	if drop := s.admits(&d); drop != nothingDropped {
-		return drop, false, false
-	}
+	losses = s.makeRoom(&d)
 	c := s.conn.Load()
 	unsafe = d.QoS == mqtt.ExactlyOnce && d.Position != 0
-	if c != nil && s.out.Open() && !unsafe && (c.hasRoom() || !c.starve()) {
+	if c != nil && s.out.Open() && !unsafe && (c.hasRoom() || !c.starve()) && !s.defers(&d) {
 		q := t.pub.Publish
 		q.QoS, q.IDs = d.QoS, sub.ids
 		if drop := c.fits(&q); drop != nothingDropped {
-			return drop, false, false
+			return drop, false, false, losses
 		}
 		c.sendPublish(t, &t.pub, s.out.Send(d), sub.ids, d.QoS, d.Retain)
 		s.settleQueue()
-		return nothingDropped, true, false
+		return nothingDropped, true, false, losses
 	}
-	s.out.Push(d)
+	if c == nil && t.broker.memory.tight() {
+		s.out.PushAside(d)
+	} else {
+		s.out.Push(d)
+	}
 	s.settleQueue()
-	return nothingDropped, false, unsafe && c != nil
+	return nothingDropped, false, unsafe && c != nil, losses
 }
 
-// admits decides whether the session may hold one more delivery. What a client does not acknowledge takes as much memory as
-// what waits for it.
-func (s *Session) admits(d *session.Delivery) DropReason {
-	l, st := &s.broker.limits, &s.broker.stats
-	messages, bytes := s.out.Queued()
+// defers reports whether d waits because memory is short. The session is pumped later then. The caller holds s.mu.
+func (s *Session) defers(d *session.Delivery) bool {
+	m := &s.broker.memory
+	if !m.tight() {
+		return false
+	}
 	_, inFlight := s.out.InFlight()
-	size := len(d.Message.Payload) + len(d.Message.Topic) + len(d.Message.Props)
-	switch {
-	case messages >= l.QueuedMessages, bytes+inFlight+size > l.QueuedBytes:
-		return DropQueue
-	case st.queuedBytes.Load()+st.inFlightBytes.Load()+int64(size) > int64(l.TotalQueueBytes):
-		return DropTotal
-	}
-	return nothingDropped
-}
-
-// settleStep is how many bytes in flight the broker's total may be wrong by for each session, so that a counter shared by all
-// is not touched for every message.
-const settleStep = 64 << 10
-
-// settleQueue brings the broker's totals up to date after the queue has changed. The caller holds s.mu.
-func (s *Session) settleQueue() {
-	messages, bytes := s.out.Queued()
-	st := &s.broker.stats
-	_, inFlight := s.out.InFlight()
-	if d := inFlight - s.settledInFlight; inFlight == 0 && d != 0 || d >= settleStep || -d >= settleStep {
-		st.inFlightBytes.Add(int64(d))
-		s.settledInFlight = inFlight
-	}
-	if messages == s.settledMessages && bytes == s.settledBytes {
-		return
-	}
-	st.queuedMessages.Add(int64(messages - s.settledMessages))
-	st.queuedBytes.Add(int64(bytes - s.settledBytes))
-	s.settledMessages, s.settledBytes = messages, bytes
-	s.busy.Store(messages > 0)
+	return m.defers(s, d.Size(), inFlight)
 }
 
 // pump sends what waits, as far as the window and the outbox have room: first the queue, then retained messages that a
@@ -193,6 +172,9 @@ func (s *Session) sendQueued(t *turn) (room bool, unsafe uint64, losses []loss, 
 			losses = append(losses, loss{d, drop})
 			continue
 		}
+		if !dup && s.defers(&d) {
+			break
+		}
 		s.sendNext(c, t)
 		if notes {
 			sent = append(sent, d.Message)
@@ -235,8 +217,11 @@ func (s *Session) loadMore(t *turn) bool {
 	if t.broker.store == nil {
 		return false
 	}
+	t.broker.moving.RLock()
+	defer t.broker.moving.RUnlock()
 	s.mu.Lock()
-	if s.loading || s.conn.Load() == nil {
+	c := s.conn.Load()
+	if s.loading || c == nil || t.broker.memory.tight() && !c.hasRoom() && c.starve() {
 		s.mu.Unlock()
 		return false
 	}
@@ -246,20 +231,26 @@ func (s *Session) loadMore(t *turn) bool {
 	if len(t.places) == 0 {
 		return false
 	}
-	ds := s.load(t.places)
+	ds, err := s.load(t.places, loadBytes)
+	if err != nil {
+		c.stop(err) // when it comes again, the message may be read
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.loading = false
 	s.out.Loaded(ds)
 	s.settleQueue()
-	return true
+	return err == nil
 }
 
-// loadBatch is how many messages are loaded at a time.
-const loadBatch = 64
+// loadBatch is how many messages, and loadBytes about how many bytes of them, are loaded at a time.
+const (
+	loadBatch = 64
+	loadBytes = 256 << 10
+)
 
 // hasRoom reports whether the outbox takes more that does not have to be sent now.
-func (c *conn) hasRoom() bool { return int(c.pending.Load()) < c.broker.limits.OutboxBytes }
+func (c *conn) hasRoom() bool { return c.pending.Load() < c.broker.memory.outbox.Load() }
 
 // starve asks for a pump when the outbox has been written, and reports whether there will be one: not when it has room
 // by now.
@@ -319,7 +310,7 @@ func (c *conn) sendPacket(t *turn, p *mqtt.Publish, name string) {
 	t.pubOutB += len(p.Payload)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.version == mqtt.V5 && c.aliasesOut.Enabled() {
+	if c.version == mqtt.V5 && c.aliasesOut.Enabled() && len(name) <= topicCacheBytes {
 		if alias, known := c.aliasesOut.Use(name); alias != 0 {
 			p.HasAlias, p.Alias = true, alias
 			if known {

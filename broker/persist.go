@@ -1,6 +1,9 @@
 package broker
 
 import (
+	"errors"
+	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -77,30 +80,57 @@ func (s *Session) noteSession(r store.Record) store.Position {
 		return 0
 	}
 	position := s.broker.noteLater(&r)
-	if position != 0 {
+	if position != 0 && r.Promise == store.Default {
 		s.noted.Store(uint64(position))
 	}
 	return position
 }
 
-// lastNote returns a position up to which the store has all that it was told of the session before this connection, and most of
-// what it was told since: of the handshakes of QoS 2 with this client all but the messages that it publishes, whose answers wait
+// lastNote returns a position up to which the store has all that matters of what it was told of the session before this connection,
+// and most of what it was told since: of the handshakes of QoS 2 with this client all but the messages that it publishes, whose answers wait
 // on their connection anyway.
 func (s *Session) lastNote() store.Position { return store.Position(s.noted.Load()) }
 
-// settled tells the store that the session needs a message no more.
+// settled tells the store that the session needs a message no more. Nobody waits for that: if a loss of power takes it, the message is
+// sent again.
 func (s *Session) settled(d *session.Delivery) {
 	if d.Position != 0 {
-		s.noteSession(store.Record{Kind: store.Done, About: store.Position(d.Position)})
+		s.noteSession(store.Record{Kind: store.Done, About: store.Position(d.Position), Promise: store.Written})
 		s.broker.store.Use(store.Position(d.Position), -1)
 	}
+}
+
+// own takes responsibility for t.pub: whoever gets it has a place for it, and the store is told.
+func (b *Broker) own(t *turn, from *Session, id uint16) error {
+	if err := t.admit(); err != nil {
+		return err
+	}
+	p := &t.pub
+	if b.store == nil || p.QoS == mqtt.AtMostOnce && !p.Retain {
+		return nil
+	}
+	if len(b.config.Durabilities) > 0 {
+		d := b.durability(p.name)
+		if d.Memory {
+			return nil
+		}
+		if p.promise = d.Promise; p.QoS == mqtt.ExactlyOnce && p.promise == store.Written {
+			p.promise = store.Default // the steps of its handshake stand on it
+		}
+	}
+	t.collectRecipients()
+	err := b.keep(t, from, id)
+	if err != nil {
+		t.refused = t.refused[:0] // nobody gets it
+	}
+	return err
 }
 
 // keep tells the store about t.pub, if there is anything about it that has to be kept. t.recipients says who gets it.
 func (b *Broker) keep(t *turn, from *Session, id uint16) error {
 	p := &t.pub
 	r := &t.record
-	*r = store.Record{Kind: store.Accepted}
+	*r = store.Record{Kind: store.Accepted, Promise: p.promise}
 	if from != nil {
 		r.Session, r.PacketID = from.number(), id // message and handshake are one record, or message and end of the Will
 	}
@@ -113,12 +143,17 @@ func (b *Broker) keep(t *turn, from *Session, id uint16) error {
 	return err
 }
 
-// collectRecipients lists the sessions that the store has to know to be waiting for t.pub.
+// collectRecipients lists the sessions that the store has to know to be waiting for t.pub, and which of t.targets they are.
 func (t *turn) collectRecipients() {
-	t.recipients = t.recipients[:0]
+	t.recipients, t.stored = t.recipients[:0], t.stored[:0]
 	for _, sub := range t.targets {
 		qos := min(t.pub.QoS, sub.QoS)
-		if id := sub.session.number(); id != 0 && qos > mqtt.AtMostOnce {
+		id := store.SessionID(0)
+		if qos > mqtt.AtMostOnce {
+			id = sub.session.recipient()
+		}
+		t.stored = append(t.stored, id != 0)
+		if id != 0 {
 			t.recipients = append(t.recipients, store.Recipient{
 				Session: id, QoS: qos, Retain: t.pub.Retain && sub.RetainAsPublished, IDs: sub.ids, Share: sub.share,
 			})
@@ -126,61 +161,88 @@ func (t *turn) collectRecipients() {
 	}
 }
 
-// positionFor returns where the store has t.pub for the session, 0 when it does not.
-func (t *turn) positionFor(s *Session, qos mqtt.QoS) uint64 {
-	if t.pub.position == 0 || qos == mqtt.AtMostOnce || s.number() == 0 {
-		return 0
+// deliver gives t.pub to all of t.targets.
+func (t *turn) deliver() {
+	for i, sub := range t.targets {
+		position := uint64(0)
+		if t.pub.position != 0 && t.stored[i] {
+			position = uint64(t.pub.position)
+		}
+		sub.deliver(t, position)
+		if t.unflushed > flushAfter {
+			t.flush()
+		}
 	}
-	return uint64(t.pub.position)
 }
 
-// load reads deliveries that wait in the store. One whose message is gone has none.
-func (s *Session) load(places []session.Place) []session.Delivery {
-	ds := make([]session.Delivery, len(places))
-	for i, p := range places {
-		ds[i] = s.loadOne(p.Position, mqtt.QoS(p.QoS), p.Retain)
+// load reads deliveries that wait in the store, until they have so many bytes. One whose message is gone has none.
+// An error is one that may pass: then they are those before the first that could not be read.
+func (s *Session) load(places []session.Place, bytes int) (ds []session.Delivery, err error) {
+	ds = make([]session.Delivery, 0, len(places))
+	for _, p := range places {
+		d, err := s.loadOne(p.Position, mqtt.QoS(p.QoS), p.Retain)
+		if err != nil {
+			return ds, err
+		}
+		ds = append(ds, d)
+		if d.Message == nil {
+			continue
+		}
+		if bytes -= d.Size(); bytes <= 0 {
+			break
+		}
 	}
-	return ds
+	return ds, nil
 }
 
-func (s *Session) loadOne(position uint64, qos mqtt.QoS, retain bool) session.Delivery {
+// loadOne reads one delivery. It has no message, and there is no error, when that is lost for good.
+func (s *Session) loadOne(position uint64, qos mqtt.QoS, retain bool) (d session.Delivery, err error) {
 	b := s.broker
-	d := session.Delivery{Position: position, QoS: qos, Retain: retain}
+	d = session.Delivery{Position: position, QoS: qos, Retain: retain}
 	var r store.Record
 	if err := b.store.Load(store.Position(position), &r); err != nil {
 		b.log.Error("a message that waits cannot be read", "client", s.id, "reason", err)
-		return d
+		if errors.Is(err, store.ErrGone) || errors.Is(err, store.ErrDamaged) {
+			return d, nil
+		}
+		return d, fmt.Errorf("%w: %w", mqtt.ServerUnavailable, err)
 	}
 	d.Message = r.Message
 	for i := range r.Recipients {
-		if to := &r.Recipients[i]; to.Session == s.number() {
+		if to := &r.Recipients[i]; to.Session == s.number() || to.Session == store.SessionID(s.alias.Load()) {
 			d.QoS, d.Retain, d.IDs, d.Share = to.QoS, to.Retain, to.IDs, to.Share
 		}
 	}
-	return d
+	return d, nil
 }
 
 // fillMissing loads what was in flight before a restart.
-func (s *Session) fillMissing() {
+func (s *Session) fillMissing() error {
 	if s.broker.store == nil {
-		return
+		return nil
 	}
 	type one struct {
 		id       uint16
 		position uint64
 	}
 	var missing []one
+	s.broker.moving.RLock()
+	defer s.broker.moving.RUnlock()
 	s.mu.Lock()
 	for id, position := range s.out.Missing() {
 		missing = append(missing, one{id, position})
 	}
 	s.mu.Unlock()
 	for _, m := range missing {
-		d := s.loadOne(m.position, mqtt.ExactlyOnce, false)
+		d, err := s.loadOne(m.position, mqtt.ExactlyOnce, false)
+		if err != nil {
+			return err
+		}
 		s.mu.Lock()
 		s.out.Fill(m.id, d)
 		s.mu.Unlock()
 	}
+	return nil
 }
 
 // loadShared brings deliveries of Shared Subscriptions that wait in the store into memory, those that wanted asks for.
@@ -189,6 +251,8 @@ func (s *Session) loadShared(wanted func(session.Delivery) bool) {
 		return
 	}
 	var places []session.Place
+	s.broker.moving.RLock()
+	defer s.broker.moving.RUnlock()
 	s.mu.Lock()
 	s.out.RemovePlaces(func(p session.Place) bool {
 		if p.Shared {
@@ -198,7 +262,8 @@ func (s *Session) loadShared(wanted func(session.Delivery) bool) {
 	})
 	s.mu.Unlock()
 	loaded := make(map[uint64]session.Delivery)
-	for _, d := range s.load(places) {
+	ds, _ := s.load(places, math.MaxInt) // the others stay where they are
+	for _, d := range ds {
 		if d.Message != nil && wanted(d) {
 			loaded[d.Position] = d
 		}

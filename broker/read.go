@@ -17,12 +17,14 @@ var readBuffers = sync.Pool{New: func() any { return new([readSize]byte) }}
 // input is the front of a connection: bytes that arrived and are not processed yet. It holds a pooled buffer only while
 // there are any, or while the read that fills it is under way.
 type input struct {
-	buf    []byte          // len is what a read may fill; buf[:n] arrived
-	n      int             // bytes that arrived and wait
-	need   int             // size of the packet that they begin, when known
-	pooled *[readSize]byte // where buf comes from; nil when it was made for one large packet
-	kept   []byte          // the bytes of an unfinished packet while no buffer is held
-	own    []byte          // the small buffer of a connection that cannot wait without one
+	buf    []byte           // len is what a read may fill; buf[:n] arrived
+	n      int              // bytes that arrived and wait
+	need   int              // size of the packet that they begin, when known
+	pooled *[readSize]byte  // where buf comes from; nil when it was made for one large packet
+	little *[outBuffer]byte // the same for a connection that is not accepted yet
+	kept   []byte           // the bytes of an unfinished packet while no buffer is held
+	small  bool             // not accepted yet: a stranger gets a small buffer
+	own    []byte           // the small buffer of a connection that cannot wait without one
 }
 
 // ownSize is the size of the buffer of a connection that can only be read by waiting with a buffer: TLS, WebSocket.
@@ -34,11 +36,11 @@ func (in *input) acquire() {
 	case in.buf == nil && in.own != nil:
 		in.buf = in.own
 	case in.buf == nil:
-		in.pooled = readBuffers.Get().(*[readSize]byte)
-		in.buf = in.pooled[:]
+		in.borrow()
 		in.n = copy(in.buf, in.kept)
 		in.kept = nil
-	case in.n == len(in.buf): // a packet larger than the buffer: grow as its bytes come, never ahead of them
+	}
+	if in.n == len(in.buf) { // a packet larger than the buffer: grow as its bytes come, never ahead of them
 		grown := make([]byte, max(min(2*len(in.buf), in.need), in.n+1))
 		copy(grown, in.buf[:in.n])
 		in.free()
@@ -46,9 +48,31 @@ func (in *input) acquire() {
 	}
 }
 
+// borrow takes a buffer from a pool.
+func (in *input) borrow() {
+	if in.small {
+		in.little = outBuffers.Get().(*[outBuffer]byte)
+		in.buf = in.little[:]
+		return
+	}
+	in.pooled = readBuffers.Get().(*[readSize]byte)
+	in.buf = in.pooled[:]
+}
+
+// borrowed reports whether the buffer belongs to a pool.
+func (in *input) borrowed() bool { return in.pooled != nil || in.little != nil }
+
+// holds returns how many bytes the connection keeps while it waits for the rest of a packet.
+func (in *input) holds() int {
+	if in.buf == nil || in.borrowed() {
+		return in.n
+	}
+	return len(in.buf)
+}
+
 // release gives the buffer back and keeps the bytes of an unfinished packet.
 func (in *input) release() {
-	if in.pooled == nil {
+	if !in.borrowed() {
 		return // one large packet is on its way: its buffer stays
 	}
 	if in.n > 0 {
@@ -60,9 +84,11 @@ func (in *input) release() {
 func (in *input) free() {
 	if in.pooled != nil {
 		readBuffers.Put(in.pooled)
-		in.pooled = nil
 	}
-	in.buf = nil
+	if in.little != nil {
+		outBuffers.Put(in.little)
+	}
+	in.pooled, in.little, in.buf = nil, nil, nil
 }
 
 // consume drops the first used bytes.
@@ -71,14 +97,14 @@ func (in *input) consume(used int) {
 		return
 	}
 	in.n = copy(in.buf, in.buf[used:in.n])
-	if in.pooled == nil && in.n == 0 {
+	if !in.borrowed() && in.n == 0 {
 		in.buf = nil
 	}
 }
 
 // serve reads the connection until it ends and returns why: nil after a DISCONNECT.
 func (c *conn) serve() error {
-	defer c.in.free()
+	defer c.finishInput()
 	for {
 		n, err := c.fill()
 		if cause := c.ending(); cause != nil {
@@ -96,10 +122,19 @@ func (c *conn) serve() error {
 			return err
 		}
 		c.in.consume(used)
+		c.noteUnfinished(c.in.holds())
 		c.bucket.pause(c)
 		c.awaitReader()
 		c.awaitStore()
+		c.awaitMemory(n)
 	}
+}
+
+// finishInput lets go of what was read and not processed.
+func (c *conn) finishInput() {
+	c.in.free()
+	c.in.kept, c.in.own, c.in.n = nil, nil, 0
+	c.noteUnfinished(0)
 }
 
 // lastReads bounds how much a connection that is to end still has processed.
@@ -131,7 +166,23 @@ func (c *conn) finishReading(cause error) error {
 // awaitReader waits while the client does not read what it is sent: answers to its packets go to the outbox whatever is in
 // there, so a client that asks and never listens is not asked for more.
 func (c *conn) awaitReader() {
-	for most := int64(c.broker.limits.OutboxBytes); (c.pending.Load()-readSize)/4 > most && c.ending() == nil; {
+	for (c.pending.Load()-readSize)/4 > c.broker.memory.outbox.Load() && c.ending() == nil {
+		c.in.release()
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// greedyRead is how many bytes a read has to bring for its connection to be slowed down when memory is short.
+const greedyRead = 16 << 10
+
+// awaitMemory waits for a moment after a read of n bytes when memory is very short, so that who sends much leaves time for what was
+// sent to be written, or collected.
+func (c *conn) awaitMemory(n int) {
+	for range 10 {
+		if n < greedyRead || c.broker.memory.now() < MemoryHard || c.ending() != nil {
+			return
+		}
+		c.in.release()
 		time.Sleep(10 * time.Millisecond)
 	}
 }
@@ -139,6 +190,7 @@ func (c *conn) awaitReader() {
 // awaitStore waits while the store has more to write than it can, so that publishers take the pace of the disk.
 func (c *conn) awaitStore() {
 	for s := c.broker.store; s != nil && s.Busy() && c.ending() == nil; {
+		c.in.release()
 		time.Sleep(time.Millisecond)
 	}
 }
@@ -214,6 +266,7 @@ func (k *bucket) pause(c *conn) {
 	k.tokens = min(k.burst, k.tokens+now.Sub(k.last).Seconds()*k.rate)
 	k.last = now
 	for k.tokens < 0 && c.ending() == nil {
+		c.in.release()
 		wait := min(time.Duration(-k.tokens/k.rate*float64(time.Second))+time.Millisecond, 100*time.Millisecond)
 		time.Sleep(wait)
 		now := time.Now()

@@ -236,6 +236,7 @@ func TestRestartEnds(t *testing.T) {
 		}
 		time.Sleep(70 * time.Second)
 		watcher.want("gone")
+		time.Sleep(2 * time.Second) // nobody waits for the end of a delivery to be synced
 
 		r = restart()
 		watcher = r.connect(mqtt.V5, "watcher", resume, lasting(1000))

@@ -1,7 +1,9 @@
 package broker
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/magpiemq/magpie/mqtt"
@@ -14,12 +16,21 @@ type retained struct {
 	mu    sync.RWMutex
 	tree  topic.Retained[kept]
 	bytes int
+	held  int64 // bytes of memory, about: names and properties too
 }
 
 // kept is one retained message and where the store has it, 0 when it does not.
 type kept struct {
 	*mqtt.Message
 	position store.Position
+}
+
+// cost returns about how many bytes of memory it takes.
+func (k kept) cost() int64 {
+	if k.Message == nil {
+		return 0
+	}
+	return int64(len(k.Topic)+len(k.Payload)+len(k.Props)) + itemCost
 }
 
 // retain keeps t.pub as the retained message of its topic, finds its receivers and tells the store; an empty payload removes what is kept
@@ -29,12 +40,12 @@ func (b *Broker) retain(t *turn, from *Session, id uint16) error {
 	r := &b.retained
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if err := b.admitRetained(p); err != nil {
+		return err
+	}
 	b.match(t) // under the lock: who subscribes after this finds the message here
-	if b.store != nil {
-		t.collectRecipients()
-		if err := b.keep(t, from, id); err != nil {
-			return err
-		}
+	if err := b.own(t, from, id); err != nil {
+		return err
 	}
 	var old kept
 	if len(p.Payload) == 0 {
@@ -43,9 +54,39 @@ func (b *Broker) retain(t *turn, from *Session, id uint16) error {
 		m := p.message(t.now)
 		old, _ = r.tree.Set(m.Topic, kept{m, p.position})
 		r.bytes += len(m.Payload)
+		b.countRetained(kept{Message: m}.cost())
+	}
+	if p.position == 0 {
+		b.forgetRetained(old)
 	}
 	b.unkeep(old)
 	return nil
+}
+
+// admitRetained decides whether there is room to retain p, unless the server publishes it itself below $SYS. What takes no more than
+// what it replaces is always taken. The caller holds retained.mu.
+func (b *Broker) admitRetained(p *publication) error {
+	if len(p.Payload) == 0 || strings.HasPrefix(p.name, "$SYS/") {
+		return nil
+	}
+	r, l := &b.retained, &b.limits
+	old, exists := r.tree.Get(p.name)
+	grows := int64(len(p.name)+len(p.Payload)+len(p.Props)) + itemCost - old.cost()
+	switch {
+	case !exists && r.tree.Len() >= l.Retained:
+		return fmt.Errorf("%w: there are %d retained messages", mqtt.QuotaExceeded, r.tree.Len())
+	case grows > 0 && r.held+grows > int64(l.RetainedBytes):
+		return fmt.Errorf("%w: the retained messages have %d bytes", mqtt.QuotaExceeded, r.held)
+	case b.memory.limit == 0:
+		return nil
+	}
+	return b.memory.admitRetained(r.held, grows)
+}
+
+// countRetained counts bytes of retained messages. The caller holds retained.mu.
+func (b *Broker) countRetained(n int64) {
+	b.retained.held += n
+	b.memory.add(n)
 }
 
 // unkeep counts a retained message out. The caller holds retained.mu.
@@ -54,6 +95,7 @@ func (b *Broker) unkeep(old kept) {
 		return
 	}
 	b.retained.bytes -= len(old.Payload)
+	b.countRetained(-old.cost())
 	if old.position != 0 {
 		b.store.Use(old.position, -1)
 	}
@@ -183,7 +225,7 @@ func (s *Session) sendCurrent(c *conn, r *replay, sub *subscription, name string
 // sendAsked sends t.pub with RETAIN set, as it is sent because of a subscription [MQTT-3.3.1-8].
 func (s *Session) sendAsked(c *conn, sub *subscription, qos mqtt.QoS, t *turn) (drop DropReason, sent bool) {
 	if qos > mqtt.AtMostOnce {
-		return s.offerKept(t, sub, qos, true)
+		return s.offerKept(t, sub, qos, true, 0)
 	}
 	drop = c.sendPublish(t, &t.pub, 0, sub.ids, qos, true)
 	return drop, drop == nothingDropped
@@ -193,6 +235,9 @@ func (s *Session) sendAsked(c *conn, sub *subscription, qos mqtt.QoS, t *turn) (
 // can, or the walk has ended.
 func (s *Session) takesNow(c *conn, r *replay, qos mqtt.QoS) bool {
 	if !c.hasRoom() && c.starve() {
+		return false
+	}
+	if m := &s.broker.memory; m.now() == MemoryHard && m.later(s) {
 		return false
 	}
 	s.mu.Lock()

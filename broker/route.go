@@ -17,6 +17,7 @@ type publication struct {
 	publisher string
 	msg       *mqtt.Message
 	position  store.Position // in the store; 0 when it was not told
+	promise   store.Promise  // how safe that has to be before it is acknowledged
 	encoded   [12]encoding   // by layout
 }
 
@@ -29,7 +30,7 @@ type encoding struct {
 
 // begin starts the way of the message that was parsed into p.Publish.
 func (p *publication) begin(name, publisher string) {
-	p.name, p.publisher, p.msg, p.position = name, publisher, nil, 0
+	p.name, p.publisher, p.msg, p.position, p.promise = name, publisher, nil, 0, store.Default
 	p.Topic, p.HasAlias, p.PacketID, p.Dup = bytesOf(name), false, 0, false
 	for i := range p.encoded {
 		p.encoded[i].bytes = p.encoded[i].bytes[:0]
@@ -128,19 +129,21 @@ func (b *Broker) publish(t *turn, info *ClientInfo, from *Session, id uint16) (r
 	}
 	if p.Retain {
 		err = b.retain(t, from, id)
-	} else if b.match(t); b.store != nil && p.QoS > mqtt.AtMostOnce {
-		t.collectRecipients()
-		err = b.keep(t, from, id)
+	} else {
+		b.match(t)
+		err = b.own(t, from, id)
 	}
+	if from != nil && id != 0 {
+		from.opened(id, err) // before a checkpoint can begin that the record does not stand behind
+	}
+	t.tellRefused()
 	if err != nil {
 		return 0, err
 	}
 	for _, f := range b.hooks.Load().published {
 		f(info, p.message(t.now))
 	}
-	for _, sub := range t.targets {
-		sub.deliver(t)
-	}
+	t.deliver()
 	return len(t.targets), nil
 }
 

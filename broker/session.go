@@ -19,10 +19,16 @@ type Session struct {
 	conn   atomic.Pointer[conn]
 	info   atomic.Pointer[ClientInfo] // of the connection that is or was last
 	busy   atomic.Bool                // messages wait: a shared subscription prefers others
+	holds  atomic.Bool                // messages wait, or much is unacknowledged
+	full   atomic.Bool                // the session has reached its quota
+	spills atomic.Bool                // so much waits that further messages stay in the store
+
+	account *account // of the owner; nil for clients without a user name
 
 	mu        sync.Mutex
 	in        session.Inbound
 	out       session.Outbound
+	opening   []uint16                 // of in: QoS 2 messages that the store has not been told of yet
 	subs      map[string]*subscription // by the filter as the client sent it
 	replays   []*replay                // retained messages that the client is still to get
 	replaying *conn                    // to which somebody sends them now; nil for none
@@ -35,12 +41,16 @@ type Session struct {
 	ended     bool      // nobody finds this session any more
 
 	stored  atomic.Uint64        // the session's number in the store; see persist.go
+	alias   atomic.Uint64        // number of messages in the store for a session that it does not know; 0 before the first
 	noted   atomic.Uint64        // position of what the store was told last of the session
 	loading bool                 // somebody loads messages from the store
 	leaving atomic.Pointer[conn] // the connection that has just left; nil when all that follows from that is done
 
 	settledMessages, settledBytes int // of the queue, as the broker's totals have them
 	settledInFlight               int // bytes, the same
+	settledHeld                   int // bytes in memory, as Broker.memory has them
+
+	heavy atomic.Bool // it keeps more messages in memory than any session may, see memory
 }
 
 // openSession gives the connection its session: the one that exists, or a new one [MQTT-3.1.2-4], [MQTT-3.1.2-5]. The
@@ -55,7 +65,9 @@ func (b *Broker) openSession(c *conn, w *will, t *turn) error {
 		if old != nil {
 			b.endSession(old, mqtt.SessionTakenOver, t)
 		}
-		s.fillMissing()
+		if err := s.fillMissing(); err != nil {
+			return err // the client is to come again, when it can be read
+		}
 		if done, err := s.attach(c, w, t); done || err != nil {
 			return err
 		}
@@ -99,7 +111,11 @@ func (b *Broker) findSession(c *conn) (s, old *Session, err error) {
 		return nil, nil, mqtt.QuotaExceeded
 	}
 	old = s
-	s = &Session{broker: b, id: id, owner: c.info.User}
+	a, err := b.openAccount(c.info.User, s != nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	s = &Session{broker: b, id: id, owner: c.info.User, account: a}
 	b.sessions[id] = s
 	return s, old, nil
 }
@@ -124,7 +140,7 @@ func (s *Session) attach(c *conn, w *will, t *turn) (done bool, err error) {
 	s.mu.Lock()
 	before := s.conn.Load()
 	present := before != nil || !s.since.IsZero()
-	if s.ended || present && (c.info.CleanStart || s.expiry == 0) {
+	if s.ended || present && (c.info.CleanStart || s.expiry == 0) || s.lacks() {
 		s.mu.Unlock()
 		return false, nil // somebody else was faster: a new session is due
 	}
@@ -144,7 +160,7 @@ func (s *Session) attach(c *conn, w *will, t *turn) (done bool, err error) {
 	s.stopTimers()
 	s.in.Connected(c.receiveMaximum())
 	s.out.Connected(c.window(&c.login.connect))
-	c.sendBytes(t, c.connack(present)) // [MQTT-3.2.0-1]
+	c.greet(present, t)
 	for id := range s.out.Released() {
 		c.answer(t, s.lastNote(), mqtt.Ack{Type: mqtt.PUBREL, PacketID: id}) // [MQTT-4.4.0-1]
 	}
@@ -158,6 +174,14 @@ func (s *Session) attach(c *conn, w *will, t *turn) (done bool, err error) {
 		s.broker.publishWill(late, t)
 	}
 	return true, nil
+}
+
+// lacks reports whether messages in flight have to be filled in. The caller holds s.mu.
+func (s *Session) lacks() bool {
+	for range s.out.Missing() {
+		return true
+	}
+	return false
 }
 
 // missedWill returns the Will of a connection that is taken over, to be published now. A delayed Will is not sent when
@@ -213,7 +237,7 @@ func (s *Session) detach(c *conn, cause error) {
 		b.bury(s, r, nil, t)
 		return
 	}
-	s.noteSession(store.Record{Kind: store.Left, Time: s.since, Expiry: storedExpiry(s.expiry)})
+	s.noteSession(store.Record{Kind: store.Left, Time: s.since, Expiry: storedExpiry(s.expiry), Promise: store.Written})
 	now := s.leaveWill(0)
 	s.startExpiry(s.expiry)
 	s.mu.Unlock()
@@ -221,6 +245,20 @@ func (s *Session) detach(c *conn, cause error) {
 		b.publishWill(now, t)
 	}
 	b.passOn(s, t, false)
+	s.unload()
+}
+
+// unload lets the store alone have the messages of a client that has gone, when they are many or memory is short.
+func (s *Session) unload() {
+	if s.broker.store == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn.Load() == nil && (s.broker.memory.tight() || s.out.Held() > smallSession) {
+		s.out.Unload()
+		s.settleMemory()
+	}
 }
 
 // startExpiry sets the time at which the session ends, unless its client comes back. The caller holds s.mu.
@@ -311,6 +349,7 @@ func (b *Broker) bury(s *Session, r remains, cause error, t *turn) {
 	if b.sessions[s.id] == s {
 		delete(b.sessions, s.id)
 	}
+	b.closeAccount(s)
 	b.mu.Unlock()
 	for _, sub := range r.subs {
 		b.removeSubscription(sub)
@@ -322,7 +361,8 @@ func (b *Broker) bury(s *Session, r remains, cause error, t *turn) {
 	if r.will != nil {
 		b.publishWill(r.will, t)
 	}
-	s.noteSession(store.Record{Kind: store.Ended}) // last, so that nothing is lost that was passed on
+	at := s.noteSession(store.Record{Kind: store.Ended}) // last, so that nothing is lost that was passed on
+	b.lastEnd.Store(max(b.lastEnd.Load(), uint64(at)))
 }
 
 // publishWill publishes a Will, if its client still may [MQTT-3.1.2-8].

@@ -36,7 +36,7 @@ func (g *shareGroup) replace(old, made *subscription) {
 func (g *shareGroup) empty() bool { return len(g.members) == 0 }
 
 // pick chooses the member that gets the next message: in turn among those that are connected and keep up, else among those
-// that are connected, else among all. It returns nil when there is nobody.
+// that are connected, else among those with room, else among all. It returns nil when there is nobody.
 func (g *shareGroup) pick() *subscription {
 	members := g.members
 	n := uint32(len(members))
@@ -59,7 +59,8 @@ func (g *shareGroup) pick() *subscription {
 
 // The ranks of a member, worst first.
 const (
-	away = iota
+	full = iota
+	away
 	behind
 	keepsUp
 )
@@ -68,6 +69,8 @@ func (s *Session) rank() int {
 	switch {
 	case s.local != nil:
 		return keepsUp
+	case s.full.Load():
+		return full
 	case s.conn.Load() == nil:
 		return away
 	case s.busy.Load():
@@ -101,6 +104,7 @@ func (b *Broker) passOnShare(s *Session, share string, t *turn) {
 // takeOut takes deliveries out of a session: those to move go to another member, those to drop are dropped.
 func (b *Broker) takeOut(s *Session, t *turn, judge func(d session.Delivery, started bool) (move, drop bool)) {
 	var moved, lost []session.Delivery
+	_ = s.fillMissing() // what cannot be read now stays
 	s.loadShared(func(d session.Delivery) bool {
 		move, drop := judge(d, false)
 		return move || drop
@@ -126,13 +130,27 @@ func (b *Broker) takeOut(s *Session, t *turn, judge func(d session.Delivery, sta
 	s.settleQueue()
 	s.mu.Unlock()
 	for i := range moved {
-		b.routeAgain(moved[i], s, t)
+		if !b.routeAgain(moved[i], s, t) {
+			s.takeBack(moved[i], t)
+			continue
+		}
 		s.settled(&moved[i])
 	}
 	for i := range lost {
 		s.settled(&lost[i])
 		b.droppedMessage(s, lost[i].Message, DropSessionEnd)
 	}
+}
+
+// takeBack queues a delivery again that nobody else could have.
+func (s *Session) takeBack(d session.Delivery, t *turn) {
+	s.mu.Lock()
+	if !s.ended {
+		s.out.Push(d)
+		s.settleQueue()
+	}
+	s.mu.Unlock()
+	s.pump(t)
 }
 
 // group returns the members of a Shared Subscription.
@@ -153,8 +171,9 @@ func (b *Broker) othersOf(share string, s *Session) bool {
 	})
 }
 
-// routeAgain gives one message of a Shared Subscription to a member other than s, if there is one.
-func (b *Broker) routeAgain(d session.Delivery, s *Session, t *turn) {
+// routeAgain gives one message of a Shared Subscription to a member other than s, if there is one. It reports whether s is rid of
+// it: not when the store cannot be told, since a restart would find it where it was.
+func (b *Broker) routeAgain(d session.Delivery, s *Session, t *turn) (moved bool) {
 	others := shareGroup{}
 	for _, m := range b.group(d.Share) {
 		if m.session != s {
@@ -166,10 +185,14 @@ func (b *Broker) routeAgain(d session.Delivery, s *Session, t *turn) {
 	switch {
 	case sub == nil:
 		b.droppedMessage(s, d.Message, DropSessionEnd)
-		return
+		return true
 	case d.Message.Expired(t.now):
 		b.droppedMessage(s, d.Message, DropExpired)
-		return
+		return true
+	}
+	if reason, policy := sub.session.quota(); reason != nothingDropped && policy != DropOldest && s.isOver() {
+		b.droppedMessage(s, d.Message, reason)
+		return true
 	}
 	t.pub.beginMessage(d.Message, t.now)
 	t.targets = append(t.targets[:0], sub)
@@ -178,8 +201,12 @@ func (b *Broker) routeAgain(d session.Delivery, s *Session, t *turn) {
 		defer b.owning.RUnlock()
 		t.collectRecipients()
 		if err := b.keep(t, nil, 0); err != nil {
+			if b.failure.Load() != nil || !s.isOver() {
+				return false
+			}
 			b.log.Error("a message of a shared subscription is not kept", "topic", d.Message.Topic, "reason", err)
 		}
 	}
-	sub.deliver(t)
+	t.deliver()
+	return true
 }

@@ -146,7 +146,7 @@ func TestQueueLimits(t *testing.T) {
 		reason DropReason
 	}{
 		"messages": {Limits{QueuedMessages: 10}, 10, DropQueue},
-		"bytes":    {Limits{QueuedBytes: 1050}, 10, DropQueue},
+		"bytes":    {Limits{QueuedBytes: 1000}, 10, DropQueue},
 		"total":    {Limits{TotalQueueBytes: 1000}, 10, DropTotal},
 	} {
 		both(t, Config{Limits: tc.limits}, func(r *rig) {
@@ -179,7 +179,7 @@ func TestQueueLimits(t *testing.T) {
 
 // The total is shared, and comes free when a session ends.
 func TestTotalQueue(t *testing.T) {
-	bubble(t, Config{Limits: Limits{TotalQueueBytes: 1000}}, func(r *rig) {
+	bubble(t, Config{Limits: Limits{TotalQueueBytes: 890}}, func(r *rig) {
 		pub := r.connect(mqtt.V5, "p")
 		for i := range 2 {
 			id := fmt.Sprint("c", i)

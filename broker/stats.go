@@ -102,6 +102,9 @@ type Stats struct {
 	Refused                      int64 // messages not accepted: not authorized, or invalid
 	Dropped                      map[DropReason]int64
 	Logins                       *Histogram // of clients let in: from their connection to the CONNACK
+	MemoryLimit, MemoryUsed      int64      // bytes; a limit of zero is none
+	MemoryLevel                  MemoryLevel
+	MemoryDisconnects            int64      // connections that ended because memory was short
 	Turns                        *Histogram // from reading a batch of packets to having written what follows from it
 }
 
@@ -116,6 +119,8 @@ func (b *Broker) Stats() Stats {
 		PayloadReceived: s.payloadIn.Load(), PayloadSent: s.payloadOut.Load(), Refused: s.refused.Load(),
 		PacketsReceived: make(map[mqtt.PacketType]int64), Dropped: make(map[DropReason]int64), Turns: &s.turnTimes, Logins: &s.loginTimes,
 	}
+	m := &b.memory
+	st.MemoryLimit, st.MemoryUsed, st.MemoryLevel, st.MemoryDisconnects = m.limit, m.used(), m.now(), m.disconnected.Load()
 	for i := range s.packetsIn {
 		if i > 0 {
 			st.PacketsReceived[mqtt.PacketType(i)] = s.packetsIn[i].Load()

@@ -74,21 +74,30 @@ func (c *conn) subscribe(sub mqtt.Subscription, ids []uint32) (made *subscriptio
 
 // checkSubscription decides about a subscription.
 func (b *Broker) checkSubscription(info *ClientInfo, sub mqtt.Subscription) (*subscription, error) {
-	if err := topic.ValidateFilter(sub.Filter, b.topicLimits); err != nil {
-		return nil, fmt.Errorf("%w: %w", mqtt.TopicFilterInvalid, err)
+	made := &subscription{Subscription: sub}
+	if err := b.decideSubscription(info, made); err != nil {
+		return nil, err
 	}
-	made := &subscription{Subscription: sub, filter: sub.Filter}
-	if _, rest, shared := topic.ParseShare(sub.Filter); shared {
-		made.filter, made.share = rest, sub.Filter
-		if sub.NoLocal {
-			return nil, fmt.Errorf("%w: No Local on a shared subscription", mqtt.ProtocolError) // [MQTT-3.8.3-4]
+	return made, nil
+}
+
+// decideSubscription decides about a subscription of which what the client wants is known, and fills in what follows from that.
+func (b *Broker) decideSubscription(info *ClientInfo, made *subscription) error {
+	if err := topic.ValidateFilter(made.Filter, b.topicLimits); err != nil {
+		return fmt.Errorf("%w: %w", mqtt.TopicFilterInvalid, err)
+	}
+	made.filter = made.Filter
+	if _, rest, shared := topic.ParseShare(made.Filter); shared {
+		made.filter, made.share = rest, made.Filter
+		if made.NoLocal {
+			return fmt.Errorf("%w: No Local on a shared subscription", mqtt.ProtocolError) // [MQTT-3.8.3-4]
 		}
 	}
 	if err := b.maySubscribe(info, made.filter); err != nil {
-		return nil, err
+		return err
 	}
 	made.covered = b.coversRead(info, made.filter)
-	return made, nil
+	return nil
 }
 
 // wantsRetained applies Retain Handling (§3.8.3.1); a shared subscription never gets retained messages (§4.8.2).
@@ -108,6 +117,11 @@ func (s *Session) addSubscription(made *subscription, c *conn) (isNew bool, err 
 	if !exists && len(s.subs) >= b.limits.Subscriptions {
 		return false, mqtt.QuotaExceeded
 	}
+	if !exists {
+		if err := b.memory.admitSubscription(s); err != nil {
+			return false, err
+		}
+	}
 	if id := s.number(); id != 0 {
 		position, err := b.note(made.record(id))
 		if err != nil {
@@ -125,6 +139,10 @@ func (s *Session) addSubscription(made *subscription, c *conn) (isNew bool, err 
 
 // addSubscription enters made into the trees, in place of old if that is not nil.
 func (b *Broker) addSubscription(made, old *subscription) {
+	b.memory.add(made.cost())
+	if old != nil {
+		b.memory.add(-old.cost())
+	}
 	b.subs.mu.Lock()
 	defer b.subs.mu.Unlock()
 	if made.share == "" {
@@ -141,6 +159,7 @@ func (b *Broker) addSubscription(made, old *subscription) {
 
 // removeSubscription takes sub out of the trees.
 func (b *Broker) removeSubscription(sub *subscription) {
+	b.memory.add(-sub.cost())
 	b.subs.mu.Lock()
 	defer b.subs.mu.Unlock()
 	if sub.share == "" {

@@ -70,6 +70,11 @@ func sysValues(st *Stats, version string, now time.Time) map[string]string {
 	num("subscriptions/count", int64(st.Subscriptions))
 	num("shared_subscriptions/count", int64(st.SharedGroups))
 	num("heap/current", heapBytes())
+	num("memory/used", st.MemoryUsed)
+	v["memory/level"] = st.MemoryLevel.String()
+	if v["memory/limit"] = "unlimited"; st.MemoryLimit > 0 {
+		num("memory/limit", st.MemoryLimit)
+	}
 	return v
 }
 

@@ -17,10 +17,14 @@ type turn struct {
 	now    time.Time
 	dirty  []*conn
 
+	unflushed int // bytes appended to outboxes since the last flush
+
 	pub      publication
 	matches  []topic.Entry[*Session, *subscription]
 	groups   []topic.Entry[string, *shareGroup]
 	targets  []*subscription // who gets it
+	stored   []bool          // which of targets the store knows to be waiting
+	refused  []refusal       // who would get it, but for a quota
 	merged   []subscription
 	mergedAt map[*Session]int
 	items    []topic.Item[kept]
@@ -52,7 +56,12 @@ func (t *turn) flush() {
 	}
 	clear(t.dirty)
 	t.dirty = t.dirty[:0]
+	t.unflushed = 0
 }
+
+// flushAfter is how many bytes may wait for the end of a turn: one large message to many receivers would else be copied for each of
+// them before the first copy is written.
+const flushAfter = 256 << 10
 
 // end flushes, counts and gives the turn back.
 func (t *turn) end() {
@@ -68,7 +77,8 @@ func (t *turn) forget() {
 	t.pub.reset()
 	*t = turn{
 		dirty: t.dirty[:0], pub: t.pub, mergedAt: t.mergedAt,
-		matches: small(t.matches), groups: small(t.groups), targets: small(t.targets), recipients: small(t.recipients), places: t.places[:0], merged: small(t.merged), items: small(t.items),
+		matches: small(t.matches), groups: small(t.groups), targets: small(t.targets), stored: small(t.stored), refused: small(t.refused),
+		recipients: small(t.recipients), places: t.places[:0], merged: small(t.merged), items: small(t.items),
 	}
 }
 

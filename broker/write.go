@@ -35,6 +35,8 @@ func recycle(b []byte) {
 // owns the flush. The caller holds c.mu.
 func (c *conn) appended(t *turn, n int) {
 	c.pending.Add(int64(n))
+	c.settleOutbox()
+	t.unflushed += n
 	if !c.dirty && !c.writing {
 		c.dirty = true
 		t.dirty = append(t.dirty, c)
@@ -56,6 +58,9 @@ func (c *conn) flush(*turn) {
 	c.dirty = false
 	if c.failed {
 		c.out = nil
+		return
+	}
+	if c.corked {
 		return
 	}
 	for !c.writing && len(c.out) > 0 {
@@ -85,9 +90,18 @@ func (c *conn) flush(*turn) {
 	}
 }
 
+// uncork lets the outbox be written.
+func (c *conn) uncork(t *turn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.corked = false
+	c.appended(t, 0)
+}
+
 // wrote counts bytes that are the kernel's now.
 func (c *conn) wrote(n int) {
 	c.pending.Add(int64(-n))
+	c.settleOutbox()
 	c.broker.stats.bytesOut.Add(int64(n))
 }
 
@@ -159,7 +173,11 @@ const lastWords = 2 * time.Second
 // reads slowly, but not long.
 func (c *conn) close(p []byte) {
 	c.mu.Lock()
-	_ = c.nc.SetWriteDeadline(time.Now().Add(lastWords))
+	patience := lastWords
+	if c.short.Load() {
+		patience /= 8 // what it has not read yet takes the memory for which it has to go
+	}
+	_ = c.nc.SetWriteDeadline(time.Now().Add(patience))
 	for c.writing {
 		drained := make(chan struct{})
 		c.drained = drained
@@ -169,7 +187,7 @@ func (c *conn) close(p []byte) {
 	}
 	c.writing = true // for good: nobody writes after this
 	b := append(c.take(), p...)
-	failed := c.failed
+	failed := c.failed || c.corked
 	c.mu.Unlock()
 	if !failed && len(b) > 0 {
 		n, err := c.nc.Write(b)

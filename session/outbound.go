@@ -22,8 +22,8 @@ func (d *Delivery) place() Place {
 	return Place{Position: d.Position, QoS: uint8(d.QoS), Retain: d.Retain, Shared: d.Share != ""}
 }
 
-// size is what a delivery counts against the limits of bytes.
-func (d *Delivery) size() int {
+// Size is what a delivery counts against the limits of bytes.
+func (d *Delivery) Size() int {
 	return len(d.Message.Topic) + len(d.Message.Payload) + len(d.Message.Props)
 }
 
@@ -52,7 +52,9 @@ type Outbound struct {
 	queue    queue  // waits for the window
 	spill    spill  // waits behind the queue, most of it without messages
 	spilled  int    // bytes of the messages in spill
+	kept     int    // bytes of those of them that are in memory
 	inFlight int    // bytes in flight
+	unloaded int    // bytes of those of them that are not in memory
 
 	committed uint64 // see Committed
 }
@@ -64,7 +66,8 @@ type slot struct {
 	prev, next uint16
 	released   bool // PUBREC was received, or the message was taken out: waits for PUBCOMP
 	waiting    bool // nothing of it was sent on this connection yet
-	missing    bool // restored, and the owner has not filled in the message yet
+	missing    bool // restored or unloaded, and the owner has not filled in the message yet
+	size       int  // of the message that was unloaded
 }
 
 // list is a doubly linked list of places.
@@ -105,23 +108,28 @@ func (o *Outbound) endAbandoned() {
 	}
 }
 
-// keepQueue is how many messages wait in memory before further ones that a store has stay there.
-const keepQueue = 64
+// keepQueue is how many messages, and keepBytes how many bytes of them, wait in memory before further ones that a store has stay
+// there.
+const (
+	keepQueue = 64
+	keepBytes = 256 << 10
+)
 
 // Push adds a delivery of QoS 1 or 2 behind all others. The message of one that the owner's store has may be let go of: then
 // it comes back by [Outbound.Places] and [Outbound.Loaded].
 func (o *Outbound) Push(d Delivery) {
 	switch {
-	case o.spill.n == 0 && (o.queue.n < keepQueue || d.Position == 0):
+	case o.spill.n == 0 && (d.Position == 0 || o.queue.n < keepQueue && o.queue.bytes < keepBytes):
 		o.queue.push(d)
 		return
 	case d.Position == 0:
 		kept := d
 		o.spill.push(spilled{kept: &kept})
+		o.kept += d.Size()
 	default:
 		o.spill.push(spilled{place: pack(d.place())})
 	}
-	o.spilled += d.size()
+	o.spilled += d.Size()
 }
 
 // Committed tells up to which position the owner's store is safe. A message of QoS 2 beyond it is not sent yet: after a crash
@@ -129,9 +137,9 @@ func (o *Outbound) Push(d Delivery) {
 func (o *Outbound) Committed(position uint64) { o.committed = position }
 
 // Places returns the first deliveries that wait without their messages, at most limit, when it is time to load them: when
-// fewer than half of what may wait in memory does. kept ones that stand between them are not there.
+// fewer than half of what may wait in memory does. Kept ones that stand between them are not there.
 func (o *Outbound) Places(limit int, dst []Place) []Place {
-	if o.spill.n == 0 || o.queue.n >= keepQueue/2 {
+	if o.spill.n == 0 || o.queue.n >= keepQueue/2 || o.queue.bytes >= keepBytes/2 {
 		return dst
 	}
 	o.spill.all(func(e *spilled) bool {
@@ -156,7 +164,7 @@ func (o *Outbound) Loaded(ds []Delivery) {
 		}
 		o.spill.pop()
 		if ds[i].Message != nil {
-			o.spilled = max(0, o.spilled-ds[i].size()) // the sizes of restored ones were not known
+			o.spilled = max(0, o.spilled-ds[i].Size()) // the sizes of restored ones were not known
 			o.queue.push(ds[i])
 		}
 	}
@@ -167,7 +175,8 @@ func (o *Outbound) Loaded(ds []Delivery) {
 func (o *Outbound) unspill() {
 	for o.spill.n > 0 && o.spill.front().kept != nil && o.queue.n < keepQueue {
 		d := *o.spill.pop().kept
-		o.spilled -= d.size()
+		o.spilled -= d.Size()
+		o.kept -= d.Size()
 		o.queue.push(d)
 	}
 	if o.spill.n == 0 {
@@ -251,6 +260,31 @@ func (o *Outbound) Skip() {
 	o.queue.pop()
 }
 
+// DropFirst forgets the delivery that has waited longest of those that were never sent. It has no Message when that stayed in the
+// owner's store; its size is taken to be the average of what stayed there.
+func (o *Outbound) DropFirst() (d Delivery, ok bool) {
+	switch {
+	case o.queue.n > 0:
+		d = o.queue.pop()
+		o.unspill()
+		return d, true
+	case o.spill.n == 0:
+		return Delivery{}, false
+	}
+	average := o.spilled / o.spill.n
+	if e := o.spill.pop(); e.kept != nil {
+		d = *e.kept
+		o.spilled -= d.Size()
+		o.kept -= d.Size()
+	} else {
+		p := unpack(e.place)
+		d = Delivery{Position: p.Position, QoS: mqtt.QoS(p.QoS), Retain: p.Retain}
+		o.spilled -= average
+	}
+	o.unspill()
+	return d, true
+}
+
 // Send puts a delivery in flight and returns its Packet Identifier, which is not in use [MQTT-2.2.1-3],
 // [MQTT-2.2.1-4]. The caller has seen that Open.
 func (o *Outbound) Send(d Delivery) uint16 {
@@ -268,7 +302,7 @@ func (o *Outbound) Send(d Delivery) uint16 {
 	o.link(s, &o.publish)
 	o.count++
 	o.unacked++
-	o.inFlight += d.size()
+	o.inFlight += d.Size()
 	return o.last
 }
 
@@ -368,7 +402,8 @@ func (o *Outbound) Remove(gone func(d Delivery, started bool) bool) (removed int
 		if e.kept == nil || !gone(*e.kept, false) {
 			return false
 		}
-		o.spilled -= e.kept.size()
+		o.spilled -= e.kept.Size()
+		o.kept -= e.kept.Size()
 		return true
 	})
 	o.unspill()
@@ -388,6 +423,7 @@ func (o *Outbound) Keep(ds map[uint64]Delivery) {
 	o.spill.all(func(e *spilled) bool {
 		if d, ok := ds[unpack(e.place).Position]; ok && e.kept == nil {
 			e.place, e.kept = 0, &d
+			o.kept += d.Size()
 		}
 		return true
 	})
@@ -420,6 +456,37 @@ func (o *Outbound) Move(to func(position uint64) (uint64, bool)) {
 	})
 }
 
+// Needed yields the position of every delivery whose message is still needed, as often as it is. One that was taken out of a handshake,
+// or of QoS 2 that the peer has, is not.
+func (o *Outbound) Needed() iter.Seq[uint64] {
+	return func(yield func(uint64) bool) {
+		for i := range o.table {
+			if s := &o.table[i]; s.Position != 0 && s.needed() && !yield(s.Position) {
+				return
+			}
+		}
+		for i := range o.queue.n {
+			if p := o.queue.buf[o.queue.index(i)].Position; p != 0 && !yield(p) {
+				return
+			}
+		}
+		o.spill.all(func(e *spilled) bool {
+			if e.kept == nil {
+				return yield(unpack(e.place).Position)
+			}
+			return e.kept.Position == 0 || yield(e.kept.Position)
+		})
+	}
+}
+
+func (s *slot) needed() bool { return s.Message != nil || s.missing }
+
+// Needs reports whether the message in flight under an identifier is still needed.
+func (o *Outbound) Needs(id uint16) bool {
+	s := o.find(id)
+	return s != nil && s.needed()
+}
+
 // Waiting is one delivery in flight or in the queue, as an owner writes it down.
 type Waiting struct {
 	Place
@@ -449,6 +516,13 @@ func (o *Outbound) Waiting() iter.Seq[Waiting] {
 			}
 			return yield(Waiting{Place: unpack(e.place)})
 		})
+	}
+}
+
+// ExpectPlaces makes room for n calls of [Outbound.PushPlace] while nothing waits.
+func (o *Outbound) ExpectPlaces(n int) {
+	if o.spill.n == 0 && n > 0 {
+		o.spill.expect(n)
 	}
 }
 
@@ -496,11 +570,20 @@ func (o *Outbound) Fill(id uint16, d Delivery) {
 	if s == nil || !s.missing {
 		return
 	}
+	unloaded := s.size > 0
 	s.missing = false
-	if d.Message != nil {
+	o.unloaded -= s.size
+	o.inFlight -= s.size
+	s.size = 0
+	switch {
+	case d.Message == nil:
+		return
+	case unloaded:
+		s.Message = d.Message
+	default:
 		s.Delivery = d
-		o.inFlight += d.size()
 	}
+	o.inFlight += s.Size()
 }
 
 // Queued returns how many deliveries wait and how many bytes they have.
@@ -550,8 +633,11 @@ func (o *Outbound) toRelease(s *slot) {
 func (o *Outbound) forget(s *slot) Delivery {
 	d := s.Delivery
 	if d.Message != nil {
-		o.inFlight -= d.size()
+		o.inFlight -= d.Size()
 	}
+	o.inFlight -= s.size
+	o.unloaded -= s.size
+	s.size = 0
 	s.Delivery = Delivery{QoS: d.QoS, Position: d.Position}
 	return d
 }

@@ -453,7 +453,7 @@ func (ids *identifiers) finish(stalled int) {
 	if broken := broken(&ids.out); broken != "" {
 		ids.t.Error(broken)
 	}
-	if n, bytes := ids.out.InFlight(); n != stalled || bytes != stalled*one.size() {
+	if n, bytes := ids.out.InFlight(); n != stalled || bytes != stalled*one.Size() {
 		ids.t.Errorf("%d messages, %d bytes in flight at the end, want %d", n, bytes, stalled)
 	}
 }

@@ -17,7 +17,7 @@ func (q *queue) push(d Delivery) {
 	}
 	q.buf[q.index(q.n)] = d
 	q.n++
-	q.bytes += d.size()
+	q.bytes += d.Size()
 }
 
 func (q *queue) grow() {
@@ -33,7 +33,7 @@ func (q *queue) pop() Delivery {
 	q.buf[q.head] = Delivery{}
 	q.head = q.index(1)
 	q.n--
-	q.bytes -= d.size()
+	q.bytes -= d.Size()
 	if q.n == 0 && len(q.buf) > keepTable {
 		*q = queue{}
 	}

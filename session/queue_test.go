@@ -40,7 +40,7 @@ func checkQueue(t *testing.T, seed uint64, q *queue, want []Delivery) {
 	t.Helper()
 	size := 0
 	for i, d := range want {
-		size += d.size()
+		size += d.Size()
 		if got := q.buf[q.index(i)]; !same(got, d) {
 			t.Fatalf("seed %d: place %d has message %d, want %d", seed, i, number(got), number(d))
 		}

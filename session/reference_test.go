@@ -327,7 +327,7 @@ func (c *compared) checkCounts() {
 	c.t.Helper()
 	size := 0
 	for _, d := range c.ref.waiting {
-		size += d.size()
+		size += d.Size()
 	}
 	c.equal("unacknowledged", c.out.unacked, c.ref.unacked())
 	n, bytes := c.out.Queued()
@@ -335,7 +335,7 @@ func (c *compared) checkCounts() {
 	size = 0
 	for _, f := range c.ref.publish {
 		if !f.gone() {
-			size += f.size()
+			size += f.Size()
 		}
 	}
 	n, bytes = c.out.InFlight()

@@ -53,17 +53,28 @@ type spill struct {
 }
 
 func (q *spill) push(e spilled) {
-	if k := len(q.chunks); k == 0 || len(q.chunks[k-1]) == cap(q.chunks[k-1]) {
-		size := chunkSize
-		if k == 0 {
-			size = 16 // most queues stay short
-		}
-		q.chunks = append(q.chunks, make([]spilled, 0, size))
+	if k := len(q.chunks); k == 0 {
+		q.expect(16) // most queues stay short
+	} else if last := cap(q.chunks[k-1]); len(q.chunks[k-1]) == last {
+		q.chunks = append(q.chunks, make([]spilled, 0, max(16, min(2*last, chunkSize))))
 	}
 	last := &q.chunks[len(q.chunks)-1]
 	*last = append(*last, e)
 	q.n++
 }
+
+// prepend puts entries before all others.
+func (q *spill) prepend(front []spilled) {
+	if len(q.chunks) > 0 {
+		q.chunks[0] = q.chunks[0][q.head:]
+	}
+	q.chunks = append([][]spilled{front}, q.chunks...)
+	q.head = 0
+	q.n += len(front)
+}
+
+// expect makes room for the first n entries of an empty spill.
+func (q *spill) expect(n int) { q.chunks = [][]spilled{make([]spilled, 0, min(n, chunkSize))} }
 
 func (q *spill) front() *spilled { return &q.chunks[0][q.head] }
 

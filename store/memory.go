@@ -63,6 +63,9 @@ func (m *Memory) Load(at Position, r *Record) error {
 // Committed implements [Store].
 func (m *Memory) Committed() Position { return Position(m.last.Load()) }
 
+// Safe implements [Store].
+func (m *Memory) Safe(Promise) Position { return m.Committed() }
+
 // Busy implements [Store]: memory never is.
 func (m *Memory) Busy() bool { return false }
 
@@ -75,8 +78,8 @@ func (m *Memory) OnCommit(func(Position)) {}
 // OnFail implements [Store]: memory does not fail.
 func (m *Memory) OnFail(func(error)) {}
 
-// OnCheckpoint implements [Store]: there are no checkpoints.
-func (m *Memory) OnCheckpoint(func(func(*Record) error) error) {}
+// Maintain implements [Store]: nothing is ever given back.
+func (m *Memory) Maintain(Upkeep) {}
 
 // Close implements [Store].
 func (m *Memory) Close() error { return nil }

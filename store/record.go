@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"time"
+	"unsafe"
 
 	"github.com/magpiemq/magpie/mqtt"
 )
@@ -57,7 +58,10 @@ type Record struct {
 	Message      *mqtt.Message
 	Recipients   []Recipient
 	Refs         []Ref
+	Bytes        int64 // of the messages of Refs that wait, together
 	PacketIDs    []uint16
+
+	Promise Promise // how soon the record has to be safe; not encoded
 }
 
 // Recipient is a session that is to get a message, and how.
@@ -120,7 +124,9 @@ func (r *Record) Append(b []byte) []byte {
 		b = binary.AppendUvarint(binary.AppendUvarint(b, uint64(r.About)), uint64(r.PacketID))
 	case Released:
 		b = binary.AppendUvarint(b, uint64(r.PacketID))
-	case Queue, Retained:
+	case Queue:
+		b = appendRefs(binary.AppendUvarint(b, uint64(r.Bytes)), r.Refs)
+	case Retained:
 		b = appendRefs(b, r.Refs)
 	case Inbound:
 		b = appendInts(b, r.PacketIDs)
@@ -130,8 +136,28 @@ func (r *Record) Append(b []byte) []byte {
 
 // Parse reads a record of the kind. Strings and payloads are copied: b may be reused.
 func (r *Record) Parse(k Kind, b []byte) error {
-	*r = Record{Kind: k}
-	d := decoder{b: b}
+	*r = Record{}
+	return r.parse(k, &decoder{b: b})
+}
+
+// Viewer reads records one after the other, for long replays, without copies of what those see most. The zero value is ready.
+type Viewer struct {
+	record     Record
+	message    mqtt.Message
+	recipients []Recipient
+	ids        []uint32
+}
+
+// Record is [Record.Parse] into the viewer's own record, whose Recipients, and whose Message unless that is to be retained, are
+// good until b changes or the viewer is used again.
+func (v *Viewer) Record(k Kind, b []byte) (*Record, error) {
+	v.record = Record{}
+	err := v.record.parse(k, &decoder{b: b, into: v})
+	return &v.record, err
+}
+
+func (r *Record) parse(k Kind, d *decoder) error {
+	r.Kind = k
 	r.Session = SessionID(d.uint())
 	switch k {
 	case Session:
@@ -144,7 +170,7 @@ func (r *Record) Parse(k Kind, b []byte) error {
 		s.Filter = d.string()
 		o := d.byte()
 		s.QoS, s.NoLocal, s.RetainAsPublished, s.RetainHandling = mqtt.QoS(o&3), o&4 != 0, o&8 != 0, mqtt.RetainHandling(o>>4)
-		r.IDs = ints[uint32](&d)
+		r.IDs = ints[uint32](d)
 	case Unsubscribed:
 		r.Subscription.Filter = d.string()
 	case Accepted:
@@ -157,10 +183,12 @@ func (r *Record) Parse(k Kind, b []byte) error {
 		r.About, r.PacketID = Position(d.uint()), uint16(d.uint())
 	case Released:
 		r.PacketID = uint16(d.uint())
-	case Queue, Retained:
+	case Queue:
+		r.Bytes, r.Refs = int64(d.uint()), d.refs()
+	case Retained:
 		r.Refs = d.refs()
 	case Inbound:
-		r.PacketIDs = ints[uint16](&d)
+		r.PacketIDs = ints[uint16](d)
 	case Ended, WillGone:
 	default:
 		return fmt.Errorf("record of kind %d: %w", k, errDamaged)
@@ -241,8 +269,9 @@ func appendRefs(b []byte, refs []Ref) []byte {
 
 // decoder reads what the functions above wrote. The first mistake sticks.
 type decoder struct {
-	b   []byte
-	bad bool
+	b    []byte
+	bad  bool
+	into *Viewer // nil: what is read is copied
 }
 
 func (d *decoder) fail() {
@@ -318,6 +347,9 @@ func (d *decoder) time() time.Time {
 
 func (d *decoder) message() *mqtt.Message {
 	o := d.byte()
+	if d.into != nil && o&4 == 0 {
+		return d.viewMessage(mqtt.QoS(o & 3))
+	}
 	m := &mqtt.Message{QoS: mqtt.QoS(o & 3), Retain: o&4 != 0, Expires: d.time(), Topic: d.string(), Publisher: d.string()}
 	props, payload := d.bytes(), d.bytes()
 	kept := append(append(make([]byte, 0, len(payload)+len(props)), payload...), props...)
@@ -325,28 +357,72 @@ func (d *decoder) message() *mqtt.Message {
 	return m
 }
 
+// viewMessage reads the rest of a message that is not to be retained, in place.
+func (d *decoder) viewMessage(qos mqtt.QoS) *mqtt.Message {
+	m := &d.into.message
+	*m = mqtt.Message{QoS: qos, Expires: d.time(), Topic: view(d.bytes()), Publisher: view(d.bytes())}
+	m.Props, m.Payload = mqtt.Properties(d.bytes()), d.bytes()
+	return m
+}
+
+// view returns a string that shares the memory of b.
+func view(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
+
 func (d *decoder) will() *Will {
 	if d.byte() == 0 {
 		return nil
 	}
+	d.into = nil // its message is kept
 	return &Will{Delay: time.Duration(d.int()), Expiry: time.Duration(d.int()), Message: d.message()}
 }
 
 func (d *decoder) recipients() (rs []Recipient) {
 	n := d.count()
+	if d.into != nil {
+		return d.viewRecipients(n)
+	}
 	if n > 0 {
 		rs = make([]Recipient, 0, n)
 	}
 	for range n {
-		r := Recipient{Session: SessionID(d.uint())}
-		o := d.byte()
-		r.QoS, r.Retain = mqtt.QoS(o&3), o&4 != 0
-		if o&8 != 0 {
-			r.IDs, r.Share = ints[uint32](d), d.string()
-		}
-		rs = append(rs, r)
+		rs = append(rs, d.recipient())
 	}
 	return rs
+}
+
+// viewRecipients reads n recipients into what is there for that.
+func (d *decoder) viewRecipients(n int) []Recipient {
+	rs := d.into.recipients[:0]
+	d.into.ids = d.into.ids[:0]
+	for range n {
+		rs = append(rs, d.recipient())
+	}
+	d.into.recipients = rs
+	return rs
+}
+
+func (d *decoder) recipient() Recipient {
+	r := Recipient{Session: SessionID(d.uint())}
+	o := d.byte()
+	r.QoS, r.Retain = mqtt.QoS(o&3), o&4 != 0
+	switch {
+	case o&8 == 0:
+	case d.into == nil:
+		r.IDs, r.Share = ints[uint32](d), d.string()
+	default:
+		r.IDs, r.Share = d.viewIDs(), view(d.bytes())
+	}
+	return r
+}
+
+// viewIDs is ints without a slice of its own.
+func (d *decoder) viewIDs() []uint32 {
+	ids, n := d.into.ids, len(d.into.ids)
+	for range d.count() {
+		ids = append(ids, uint32(d.uint()))
+	}
+	d.into.ids = ids
+	return ids[n:len(ids):len(ids)]
 }
 
 func (d *decoder) refs() (refs []Ref) {

@@ -1,5 +1,3 @@
-//go:build torture
-
 package torture
 
 import (
@@ -24,6 +22,9 @@ const clearEvery = 7
 
 func (s stream) retained() bool { return strings.HasPrefix(s.name, "r/") }
 
+// shared says that the stream goes to the members of a Shared Subscription.
+func (s stream) shared() bool { return strings.HasPrefix(s.name, "s/") }
+
 // clears reports whether message n removes the retained one.
 func (s stream) clears(n int) bool { return s.retained() && n%clearEvery == 0 }
 
@@ -46,9 +47,9 @@ type account struct {
 type fate int
 
 const (
-	open     fate = iota // nothing was acknowledged after its CONNECT, or a kill came near: it may be published or not
-	promised             // something was, so the CONNECT is on disk
-	taken                // the client has left with DISCONNECT, and that is on disk
+	open      fate = iota // nothing was acknowledged after its CONNECT, or a kill came near: it may be published or not
+	promised              // something was, so the CONNECT is on disk, and the connection was not or will not be ended in peace
+	forbidden             // it must not be published: its client has left with DISCONNECT, and that is on disk; or it comes back in time
 )
 
 // ledger is what the clients were promised. All clients share it.

@@ -1,5 +1,3 @@
-//go:build torture
-
 package torture
 
 import (
@@ -13,13 +11,14 @@ import (
 // must be, under the same packet identifier and in the same order [MQTT-4.4.0-1], [MQTT-4.6.0-1]. Every connection has a Will.
 type publisher struct {
 	client
-	streams []stream
-	window  int
-	flights []*flight // in the order in which they were sent
-	will    int       // number of the Will of this connection
-	left    int       // number of the Will that the last DISCONNECT took back, 0 for none
-	life    int64     // of the broker, in which this connection began
-	leftIn  int64     // life of the connection that has left
+	streams  []stream
+	window   int
+	restless int       // in one of so many steps it changes its connection
+	delay    uint32    // of its Wills, in seconds: so long that none must ever be published
+	flights  []*flight // in the order in which they were sent
+	will     int       // number of the Will of this connection
+	left     int       // number of the Will that the last DISCONNECT took back, 0 for none
+	leftIn   int64     // life of the broker in which that was
 }
 
 // flight is a message on its way.
@@ -46,7 +45,7 @@ func (p *publisher) run() {
 
 // work fills the window and handles one packet.
 func (p *publisher) work() {
-	switch p.mood(300) {
+	switch p.mood(p.restless) {
 	case drop:
 		_ = p.link.nc.Close()
 		p.pause(20 * time.Millisecond)
@@ -56,9 +55,7 @@ func (p *publisher) work() {
 		p.pause(20 * time.Millisecond)
 		p.connect()
 	case oust:
-		old := p.link
-		p.connect()
-		_ = old.nc.Close()
+		p.takeOver(p.connect)
 	}
 	if p.link == nil {
 		return
@@ -75,25 +72,29 @@ func (p *publisher) work() {
 		p.handle(packet)
 		return
 	}
-	p.judge(err)
-	_ = p.link.nc.Close()
+	p.ended(p.link, err)
 	p.connect()
 }
 
 // bow leaves with DISCONNECT, which takes the Will back.
 func (p *publisher) bow() {
-	p.setWill(p.willName(), p.will, open)
-	p.left, p.leftIn = p.will, p.life // the broker may be dead by now: then it has not read the DISCONNECT
-	p.link.leave()
+	if p.delay == 0 {
+		p.setWill(p.willName(), p.will, open)
+		p.left, p.leftIn = p.will, p.link.life // the broker may be dead by now: then it has not read the DISCONNECT
+	}
+	p.leave(mqtt.Success)
 }
 
 // connect connects and sends again what is on its way.
 func (p *publisher) connect() {
-	p.link, _ = p.dial(func(life int64) mqtt.Connect {
+	p.link, _ = p.dial(func(int64) mqtt.Connect {
 		r := p.request()
-		p.life = life
 		p.will = p.newWill(p.willName())
 		r.Will = &mqtt.Will{Topic: p.willName(), Payload: body(mqtt.ExactlyOnce, p.will, 10), QoS: mqtt.ExactlyOnce}
+		if p.delay > 0 {
+			r.Will.Props = r.Will.Props.WithInt(mqtt.WillDelayInterval, p.delay)
+			p.setWill(p.willName(), p.will, forbidden) // the client comes back in time, whatever happens
+		}
 		return r
 	})
 	if p.link == nil {
@@ -172,9 +173,12 @@ func (p *publisher) handle(packet any) {
 func (p *publisher) settle(f *flight) {
 	p.acknowledge(f.stream, f.n)
 	p.known = true
+	if p.delay > 0 {
+		return
+	}
 	p.setWill(p.willName(), p.will, promised)
 	if p.left > 0 && p.leftIn == p.lives.Load() {
-		p.setWill(p.willName(), p.left, taken)
+		p.setWill(p.willName(), p.left, forbidden)
 	}
 	p.left = 0
 }

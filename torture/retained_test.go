@@ -1,5 +1,3 @@
-//go:build torture
-
 package torture
 
 import (
@@ -68,7 +66,7 @@ func (a *auditor) look() bool {
 	for {
 		packet, err := w.next()
 		if err != nil {
-			a.judge(err)
+			a.ended(w, err)
 			return false
 		}
 		switch packet := packet.(type) {

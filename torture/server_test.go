@@ -1,94 +1,165 @@
-//go:build torture
-
 package torture
 
 import (
+	"bufio"
 	"bytes"
 	"fmt"
-	"net"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 )
 
-// server is the process that is killed. It has one address and one data directory all its lives long.
+// server is the process that is killed. It has one data directory all its lives long.
 type server struct {
-	binary, data, addr string
-	cmd                *exec.Cmd
-	died               chan struct{} // closed when the process has ended
-	log                tail
+	binary, data string
+	args         []string
+	log          tail
+
+	mu      sync.Mutex // guards all below
+	process *os.Process
+	died    chan struct{} // closed when the process has ended
+	addr    string        // where the process listens; empty before it has told
+	web     string        // the same for HTTP
 }
 
-// newServer builds the binary and finds an address.
-func newServer(t *testing.T) *server {
+// newServer builds the binary and writes its configuration: files so small that they are changed, checkpointed and given back
+// all the time.
+func newServer(t *testing.T, config string) *server {
 	t.Helper()
 	dir := t.TempDir()
-	s := &server{binary: filepath.Join(dir, "magpie"), data: filepath.Join(dir, "data"), addr: freeAddress(t)}
+	s := &server{binary: filepath.Join(dir, "magpie"), data: filepath.Join(dir, "data")}
 	if out, err := exec.Command("go", "build", "-o", s.binary, "../cmd/magpie").CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
+	file := filepath.Join(dir, "magpie.yaml")
+	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.args = []string{"serve", "--config", file, "--data", s.data, "--durability", "durable", "--mqtt", "127.0.0.1:0", "--log-level", "debug"}
 	return s
 }
 
-// freeAddress returns an address on loopback that nobody listens on.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = ln.Close() }()
-	return ln.Addr().String()
-}
-
-// start starts the process.
+// start starts the process and does not wait until it listens.
 func (s *server) start() error {
-	s.cmd = exec.Command(s.binary, "serve", "--durability", "durable", "--data", s.data, "--mqtt", s.addr, "--http", "off", "--log-level", "warn")
-	s.cmd.Stderr = &s.log
-	s.cmd.Env = os.Environ()
-	if err := s.cmd.Start(); err != nil {
+	cmd := exec.Command(s.binary, s.args...)
+	cmd.Stderr = &s.log
+	out, err := cmd.StdoutPipe()
+	if err != nil {
 		return fmt.Errorf("start the broker: %w", err)
 	}
-	s.died = make(chan struct{})
-	go func(cmd *exec.Cmd, died chan struct{}) {
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start the broker: %w", err)
+	}
+	died := make(chan struct{})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.process, s.died, s.addr, s.web = cmd.Process, died, "", ""
+	go func() {
+		defer close(died)
+		s.listen(out, died)
 		_ = cmd.Wait()
-		close(died)
-	}(s.cmd, s.died)
+	}()
 	return nil
+}
+
+// listen reads what the process announces until it ends.
+func (s *server) listen(out io.Reader, died chan struct{}) {
+	lines := bufio.NewScanner(out)
+	for lines.Scan() {
+		_, url, _ := strings.Cut(lines.Text(), "listening on ")
+		url, _, _ = strings.Cut(url, " ")
+		scheme, addr, _ := strings.Cut(url, "://")
+		s.mu.Lock()
+		if s.died == died && scheme == "mqtt" {
+			s.addr = addr
+		} else if s.died == died && scheme == "http" {
+			s.web = addr
+		}
+		s.mu.Unlock()
+	}
+}
+
+// address returns where the process listens, "" while it has not said so.
+func (s *server) address() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.addr
 }
 
 // alive reports whether the process has not ended by itself.
 func (s *server) alive() bool {
 	select {
-	case <-s.died:
+	case <-s.gone():
 		return false
 	default:
 		return true
 	}
 }
 
+// gone is closed when the process has ended.
+func (s *server) gone() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.died
+}
+
 // kill ends the process with SIGKILL and waits until it is gone.
 func (s *server) kill() {
-	_ = s.cmd.Process.Kill() // an error means that it is gone
-	<-s.died
+	s.mu.Lock()
+	s.addr = ""
+	process, died := s.process, s.died
+	s.mu.Unlock()
+	if process == nil {
+		return
+	}
+	_ = process.Kill() // an error means that it is gone
+	<-died
+}
+
+// dump ends a process that does not go on, and has it write what its goroutines do.
+func (s *server) dump() {
+	s.mu.Lock()
+	process, died := s.process, s.died
+	s.mu.Unlock()
+	s.log.keep(dumpBytes)
+	_ = process.Signal(syscall.SIGQUIT)
+	select {
+	case <-died:
+	case <-time.After(patience / 2):
+	}
 }
 
 // tail keeps the last of what the broker wrote, for the failure.
 type tail struct {
-	mu  sync.Mutex
-	buf []byte
+	mu   sync.Mutex
+	buf  []byte
+	most int
 }
 
-const tailBytes = 8 << 10
+// How much is kept: of the log, and of the goroutines of a broker that hangs.
+const (
+	logBytes  = 32 << 10
+	dumpBytes = 1 << 20
+)
+
+func (t *tail) keep(most int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.most = most
+}
 
 func (t *tail) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.buf = append(t.buf, p...)
-	if n := len(t.buf) - tailBytes; n > 0 {
-		t.buf = bytes.Clone(t.buf[n:])
+	if most := max(t.most, logBytes); len(t.buf) > 2*most {
+		t.buf = bytes.Clone(t.buf[len(t.buf)-most:])
 	}
 	return len(p), nil
 }
@@ -96,5 +167,5 @@ func (t *tail) Write(p []byte) (int, error) {
 func (t *tail) String() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return string(t.buf)
+	return string(t.buf[max(0, len(t.buf)-max(t.most, logBytes)):])
 }

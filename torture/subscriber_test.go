@@ -1,42 +1,54 @@
-//go:build torture
-
 package torture
 
 import (
-	"errors"
 	"time"
 
 	"github.com/magpiemq/magpie/mqtt"
 )
 
-// subscriber has a session that stays, and checks what it is sent against the order of each stream: a number that was left out is a
-// message that was lost or overtaken. It remembers which packet identifiers of QoS 2 it has received, as the protocol wants of it.
+// subscriber has a session that stays, and a book in which it enters what it is sent. It remembers which packet identifiers of
+// QoS 2 it has received, as the protocol wants of it.
 type subscriber struct {
 	client
-	qos    mqtt.QoS // of its subscriptions
-	window uint32   // Receive Maximum, 0 for none
+	book
+	filters  []string
+	qos      mqtt.QoS // of its subscriptions
+	window   uint32   // Receive Maximum, 0 for none
+	restless int      // in one of so many steps it changes its connection
 
-	got      map[stream]int         // the last number of each stream
-	wills    map[string]map[int]int // by Topic Name: how often each came
-	received map[uint16]string      // QoS 2: what came under each identifier that is not released
-	ready    chan struct{}          // closed when it has subscribed
+	count    int               // of messages that came
+	received map[uint16]string // QoS 2: what came under each identifier that is not released
+	ready    chan struct{}     // closed when it has subscribed
 }
 
-// filters is what it subscribes to.
-var filters = []string{"t/#", "r/#", "w/+"}
+// book checks messages as they arrive, and knows what is still to come.
+type book interface {
+	enter(p *mqtt.Publish) error // a duplicate of QoS 2 does not get here
+	missing() []string           // of what was published, once everything is
+	close() error                // what can be said only at the end
+}
 
-// run receives until everything that was published is there.
+// run receives until everything that was published is there, and nothing more comes.
 func (s *subscriber) run() {
 	s.connect()
 	s.subscribe()
-	quietRounds := 0
-	for s.ctx.Err() == nil && quietRounds < 3 {
-		if s.complete() {
-			quietRounds++
-			s.ping()
-			continue
-		}
+	for s.ctx.Err() == nil && !s.last.Load() {
 		s.work()
+	}
+	came := time.Now()
+	for quiet := 0; s.ctx.Err() == nil && quiet < 3; {
+		before := s.count
+		switch answered := s.ping(); {
+		case s.count > before:
+			came = time.Now()
+		case answered && len(s.missing()) == 0:
+			quiet++
+		case time.Since(came) > patience:
+			missing := s.missing()
+			s.stuck("%s: %d never came: %q", s.id, len(missing), missing[:min(len(missing), 10)])
+		default:
+			s.pause(20 * time.Millisecond)
+		}
 	}
 	if s.link != nil {
 		_ = s.link.nc.Close()
@@ -56,24 +68,23 @@ func (s *subscriber) connect() {
 
 // reconnect follows the end of a connection.
 func (s *subscriber) reconnect(err error) {
-	if errors.Is(err, errStuck) && s.last.Load() {
-		s.fail("%s: never came: %q", s.id, s.missing())
-	}
-	s.judge(err)
-	_ = s.link.nc.Close()
+	s.ended(s.link, err)
 	s.connect()
 }
 
-// subscribe subscribes until that is acknowledged.
+// subscribe subscribes. The broker is not killed before everybody has.
 func (s *subscriber) subscribe() {
+	if s.link == nil {
+		return
+	}
 	p := mqtt.Subscribe{PacketID: 1}
-	for _, f := range filters {
+	for _, f := range s.filters {
 		p.Subscriptions = append(p.Subscriptions, mqtt.Subscription{Filter: f, QoS: s.qos})
 	}
 	s.link.out = p.Append(s.link.out, s.v)
 	s.link.flush()
 	packet, err := s.link.next()
-	if ack, ok := packet.(mqtt.Suback); err != nil || !ok || len(ack.Codes) != len(filters) || ack.Codes[0] != mqtt.ReasonCode(s.qos) {
+	if ack, ok := packet.(mqtt.Suback); err != nil || !ok || len(ack.Codes) != len(s.filters) || ack.Codes[0] != mqtt.ReasonCode(s.qos) {
 		s.fail("%s: SUBSCRIBE answered with %+v, %v", s.id, packet, err)
 		return
 	}
@@ -84,19 +95,17 @@ func (s *subscriber) subscribe() {
 // work handles one packet. Acknowledgements are written when there is nothing else to read; a connection that ends before takes
 // them with it.
 func (s *subscriber) work() {
-	switch s.mood(600) {
+	switch s.mood(s.restless) {
 	case drop:
 		_ = s.link.nc.Close()
 		s.pause(50 * time.Millisecond)
 		s.connect()
 	case bow:
-		s.link.leave()
+		s.leave(mqtt.Success)
 		s.pause(50 * time.Millisecond)
 		s.connect()
 	case oust:
-		old := s.link
-		s.connect()
-		_ = old.nc.Close()
+		s.takeOver(s.connect)
 	}
 	if s.link == nil {
 		return
@@ -112,22 +121,26 @@ func (s *subscriber) work() {
 	s.handle(packet)
 }
 
-// ping writes what is to be written and handles what comes before the answer.
-func (s *subscriber) ping() {
+// ping writes what is to be written and handles what comes before the answer. It reports whether that came.
+func (s *subscriber) ping() bool {
+	if s.link == nil {
+		return false
+	}
 	s.link.out = mqtt.AppendPingreq(s.link.out)
 	s.link.flush()
 	for s.ctx.Err() == nil {
 		packet, err := s.link.next()
 		if err != nil {
-			s.fail("%s: after everything had come: %v", s.id, err)
-			return
+			s.reconnect(err)
+			return false
 		}
 		if _, ok := packet.(pong); ok {
-			return
+			return true
 		}
 		s.handle(packet)
 		s.link.flush()
 	}
+	return false
 }
 
 // handle takes one packet.
@@ -160,9 +173,10 @@ func (s *subscriber) take(p *mqtt.Publish) {
 		s.fail("%s: message on %q with QoS 0", s.id, p.Topic)
 		return
 	}
+	s.count++
 	s.arrived()
-	if len(p.Payload) > 0 {
-		s.check(p)
+	if err := s.enter(p); err != nil {
+		s.fail("%s: on %q, packet %d, DUP %v: %v", s.id, p.Topic, p.PacketID, p.Dup, err)
 	}
 }
 
@@ -179,48 +193,4 @@ func (s *subscriber) again(p *mqtt.Publish) bool {
 		s.fail("%s: packet %d (DUP %v) is %.60q, but %.60q has not been released", s.id, p.PacketID, p.Dup, what, before)
 	}
 	return true
-}
-
-// check compares a message with what came before it.
-func (s *subscriber) check(p *mqtt.Publish) {
-	qos, n, err := readBody(p.Payload)
-	if err != nil {
-		s.fail("%s: on %q: %v", s.id, p.Topic, err)
-		return
-	}
-	if p.Topic[0] == 'w' {
-		s.takeWill(string(p.Topic), n, p.QoS)
-		return
-	}
-	if p.QoS != min(qos, s.qos) {
-		s.fail("%s: %q was published with QoS %d and came with QoS %d", s.id, p.Topic, qos, p.QoS)
-	}
-	st := stream{string(p.Topic), qos}
-	last := s.got[st]
-	switch want := st.after(last); {
-	case n == want:
-		s.got[st] = n
-	case n > want:
-		s.fail("%s: %v: message %d came after %d (DUP %v); %d was acknowledged to its publisher: %v",
-			s.id, st, n, last, p.Dup, want, s.isAcknowledged(st, want))
-	case p.QoS == mqtt.ExactlyOnce:
-		s.fail("%s: %v: message %d came again after %d (packet %d, DUP %v)", s.id, st, n, last, p.PacketID, p.Dup)
-	}
-}
-
-func (s *subscriber) takeWill(name string, n int, qos mqtt.QoS) {
-	if s.wills[name] == nil {
-		s.wills[name] = make(map[int]int)
-	}
-	if s.wills[name][n]++; s.wills[name][n] > 1 && qos == mqtt.ExactlyOnce {
-		s.fail("%s: Will %d on %q came twice", s.id, n, name)
-	}
-}
-
-// complete reports whether everything that was published is here, once everything is.
-func (s *subscriber) complete() bool {
-	if !s.last.Load() || s.link == nil {
-		return false
-	}
-	return len(s.missing()) == 0
 }

@@ -1,5 +1,3 @@
-//go:build torture
-
 package torture
 
 import (
@@ -7,7 +5,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -19,15 +16,25 @@ import (
 // shortRun is how many kills a run has unless MAGPIE_TORTURE_KILLS says otherwise.
 const shortRun = 50
 
+// config makes the files of the journal so small that they are changed, given back and checkpointed all the time, and lets large
+// messages pass.
+const config = `
+journal:
+  segment_size: 256KiB
+http:
+  address: "off"
+`
+
 // run is one broker with its clients.
 type run struct {
 	*world
 	t           *testing.T
-	server      *server
 	rng         *rand.Rand
 	seed        uint64
 	publishers  []*publisher
 	subscribers []*subscriber
+	switchers   []*switcher
+	mortals     *mortals
 }
 
 // TestLedger: what was acknowledged outlives kill -9.
@@ -37,12 +44,13 @@ func TestLedger(t *testing.T) {
 	t.Logf("MAGPIE_TORTURE_SEED=%d MAGPIE_TORTURE_KILLS=%d", seed, kills)
 	r := newRun(t, seed)
 	defer r.report()
-	if !r.begin() {
+	if err := r.server.start(); err != nil {
+		r.fail("%v", err)
 		return
 	}
-	var subscribers, publishers sync.WaitGroup
+	var subscribers, others sync.WaitGroup
 	defer subscribers.Wait()
-	defer publishers.Wait()
+	defer others.Wait()
 	for _, s := range r.subscribers {
 		subscribers.Go(s.run)
 	}
@@ -50,15 +58,19 @@ func TestLedger(t *testing.T) {
 		return
 	}
 	for _, p := range r.publishers {
-		publishers.Go(p.run)
+		others.Go(p.run)
 	}
+	for _, s := range r.switchers {
+		others.Go(s.run)
+	}
+	others.Go(r.mortals.run)
 	for i := 0; i < kills && r.ctx.Err() == nil; i++ {
 		r.live(i)
 	}
 	r.quiet.Store(true)
-	publishers.Wait()
+	others.Wait()
 	r.last.Store(true)
-	r.restart()
+	r.restart() // once more, when nobody publishes; it also wakes who waits for messages
 	subscribers.Wait()
 	r.audit()
 }
@@ -82,14 +94,22 @@ func newRun(t *testing.T, seed uint64) *run {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	t.Cleanup(cancel)
-	r := &run{t: t, server: newServer(t), seed: seed, rng: rand.New(rand.NewPCG(seed, 0))}
-	r.world = &world{ledger: newLedger(cancel), ctx: ctx, addr: r.server.addr}
+	r := &run{t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 0))}
+	r.world = &world{ledger: newLedger(cancel), ctx: ctx, server: newServer(t, config)}
 	for i := range 6 {
 		r.publishers = append(r.publishers, r.newPublisher(i))
 	}
 	for i := range 4 {
 		r.subscribers = append(r.subscribers, r.newSubscriber(i))
 	}
+	group := newGroupBook(r.ledger)
+	for i := range 3 {
+		r.subscribers = append(r.subscribers, r.newMember(i, group))
+	}
+	for i := range 4 {
+		r.switchers = append(r.switchers, r.newSwitcher(i))
+	}
+	r.mortals = &mortals{client: r.newClient("mortal", 0)}
 	return r
 }
 
@@ -104,34 +124,51 @@ func (r *run) newClient(role string, i int) client {
 }
 
 func (r *run) newPublisher(i int) *publisher {
-	p := &publisher{client: r.newClient("pub", i), window: 1 + 5*i}
+	p := &publisher{client: r.newClient("pub", i), window: 1 + 5*i, restless: 300}
+	switch i {
+	case 2:
+		p.delay = aDay
+	case 3:
+		p.restless = 40
+	}
 	for _, qos := range []mqtt.QoS{mqtt.AtLeastOnce, mqtt.ExactlyOnce} {
 		for k := range 2 {
 			p.streams = append(p.streams, stream{fmt.Sprintf("t/%s/%d", p.id, k), qos})
 		}
-		p.streams = append(p.streams, stream{fmt.Sprintf("r/%s/%d", p.id, qos), qos})
+		p.streams = append(p.streams, stream{fmt.Sprintf("r/%s/%d", p.id, qos), qos}, stream{"s/" + p.id, qos})
 	}
 	return p
 }
 
 func (r *run) newSubscriber(i int) *subscriber {
-	qos := mqtt.ExactlyOnce
-	if i == 3 {
-		qos = mqtt.AtLeastOnce
+	s := &subscriber{
+		client: r.newClient("sub", i), filters: []string{"t/#", "r/#", "w/+"}, qos: mqtt.ExactlyOnce, window: uint32(i) * 10, restless: 600,
+		received: make(map[uint16]string), ready: make(chan struct{}),
 	}
+	if i == 2 {
+		s.restless = 100
+	}
+	if i == 3 {
+		s.qos = mqtt.AtLeastOnce
+	}
+	s.book = newOrderBook(r.ledger, s.qos)
+	return s
+}
+
+// newMember makes a member of the Shared Subscription.
+func (r *run) newMember(i int, group *groupBook) *subscriber {
 	return &subscriber{
-		client: r.newClient("sub", i), qos: qos, window: uint32(i) * 10,
-		got: make(map[stream]int), wills: make(map[string]map[int]int), received: make(map[uint16]string), ready: make(chan struct{}),
+		client: r.newClient("member", i), book: group, filters: []string{"$share/g/s/#"}, qos: mqtt.ExactlyOnce, window: 20, restless: 100,
+		received: make(map[uint16]string), ready: make(chan struct{}),
 	}
 }
 
-// begin starts the broker for the first time.
-func (r *run) begin() bool {
-	if err := r.server.start(); err != nil {
-		r.fail("%v", err)
-		return false
+// newSwitcher makes one for each version and QoS.
+func (r *run) newSwitcher(i int) *switcher {
+	return &switcher{
+		client: r.newClient("switch", i), qos: mqtt.QoS(1 + i/2),
+		wanted: make(map[int]bool), got: make(map[int]bool), received: make(map[uint16]bool),
 	}
-	return true
 }
 
 // subscribed waits until everybody has.
@@ -141,7 +178,7 @@ func (r *run) subscribed() bool {
 		case <-s.ready:
 		case <-r.ctx.Done():
 			return false
-		case <-time.After(patience):
+		case <-time.After(2 * patience):
 			r.fail("%s: no SUBACK", s.id)
 			return false
 		}
@@ -169,8 +206,9 @@ func (r *run) work(i int) {
 	select {
 	case <-r.after(steps):
 	case <-r.ctx.Done():
-	case <-r.server.died:
+	case <-r.server.gone():
 	case <-time.After(2 * patience):
+		r.server.dump()
 		r.fail("life %d: nothing moves", i)
 	}
 	r.wait(time.Duration(r.rng.IntN(3000)) * time.Microsecond)
@@ -186,7 +224,7 @@ func (r *run) wait(d time.Duration) {
 // restart kills the broker and starts it again.
 func (r *run) restart() {
 	if r.ctx.Err() == nil && !r.server.alive() {
-		r.fail("the broker has ended by itself: %v", r.server.cmd.ProcessState)
+		r.fail("the broker has ended by itself")
 	}
 	r.lives.Add(1)
 	r.server.kill()
@@ -205,65 +243,39 @@ func (r *run) audit() {
 		return
 	}
 	r.auditRetained(true)
+	r.mortals.audit()
 	for _, s := range r.subscribers {
-		s.auditWills()
+		if err := s.close(); err != nil {
+			r.fail("%s: %v", s.id, err)
+		}
 	}
 	streams, wills := r.snapshot()
-	messages, deaths := 0, 0
+	messages, connections := 0, 0
 	for _, a := range streams {
 		messages += a.sent
 	}
 	for _, fates := range wills {
-		deaths += len(fates)
+		connections += len(fates)
 	}
-	r.t.Logf("%d messages, %d connections with a Will", messages, deaths)
+	switched := 0
+	for _, s := range r.switchers {
+		switched += s.sent
+	}
+	r.t.Logf("%d messages, %d more between SUBACK and UNSUBACK and after, %d connections with a Will, %d sessions that expired",
+		messages, switched, connections, len(r.mortals.ending))
 }
 
 // report kills the broker and tells what went wrong.
 func (r *run) report() {
-	if r.server.cmd != nil && r.server.died != nil {
-		r.server.kill()
-	}
+	r.server.kill()
 	wrong := r.failures()
 	for _, w := range wrong {
 		r.t.Error(w)
 	}
+	if keep := os.Getenv("MAGPIE_TORTURE_KEEP"); keep != "" && len(wrong) > 0 {
+		r.t.Logf("the journal is kept: %v", os.CopyFS(keep, os.DirFS(r.server.data+"/journal")))
+	}
 	if len(wrong) > 0 {
-		r.t.Errorf("again: MAGPIE_TORTURE_SEED=%d go test -tags torture ./torture -count=1; the broker's last words:\n%s", r.seed, r.server.log.String())
-	}
-}
-
-// missing lists what a subscriber has not got: messages of streams, all of which are acknowledged by now, and Wills.
-func (s *subscriber) missing() (missing []string) {
-	streams, wills := s.snapshot()
-	for st, a := range streams {
-		last := a.sent
-		if st.clears(last) {
-			last-- // empty ones have no number
-		}
-		if got := s.got[st]; got < last {
-			missing = append(missing, fmt.Sprintf("%v: got %d, published %d", st, got, last))
-		}
-	}
-	for name, fates := range wills {
-		for i, f := range fates {
-			if f == promised && s.wills[name][i+1] == 0 {
-				missing = append(missing, fmt.Sprintf("Will %d on %q", i+1, name))
-			}
-		}
-	}
-	slices.Sort(missing)
-	return missing
-}
-
-// auditWills looks for Wills that were published although their clients had left with DISCONNECT.
-func (s *subscriber) auditWills() {
-	_, wills := s.snapshot()
-	for name, fates := range wills {
-		for i, f := range fates {
-			if f == taken && s.wills[name][i+1] > 0 {
-				s.fail("%s: Will %d on %q came though its client had left with DISCONNECT", s.id, i+1, name)
-			}
-		}
+		r.t.Errorf("again: MAGPIE_TORTURE_SEED=%d go test ./torture -count=1; the broker's last words:\n%s", r.seed, r.server.log.String())
 	}
 }

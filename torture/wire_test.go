@@ -1,5 +1,3 @@
-//go:build torture
-
 package torture
 
 import (
@@ -12,19 +10,20 @@ import (
 	"github.com/magpiemq/magpie/mqtt"
 )
 
-// patience bounds every wait for a broker that lives; none should come near it.
-const patience = 20 * time.Second
+// patience bounds every wait for a broker that lives; none should come near it, on a slow machine with much else to do either.
+const patience = 2 * time.Minute
 
 // errStuck is the error of waiting longer than that.
 var errStuck = errors.New("the broker lives and says nothing")
 
 // wire is one connection, seen from the client. One goroutine uses it.
 type wire struct {
-	nc  net.Conn
-	v   mqtt.Version
-	in  []byte // read and not parsed
-	out []byte // to be written at the next flush
-	err error  // of writing
+	nc   net.Conn
+	v    mqtt.Version
+	life int64  // of the broker, in which it began
+	in   []byte // read and not parsed
+	out  []byte // to be written at the next flush
+	err  error  // of writing
 }
 
 // flush writes what was appended to out. An error shows at the next read: the packets that came before are still good.
@@ -108,6 +107,10 @@ func parse(f mqtt.Frame, v mqtt.Version) (any, error) {
 		var p mqtt.Suback
 		err := p.Parse(f, v)
 		return p, err
+	case mqtt.UNSUBACK:
+		var p mqtt.Unsuback
+		err := p.Parse(f, v)
+		return p, err
 	case mqtt.DISCONNECT:
 		var p mqtt.Disconnect
 		err := p.Parse(f, v)
@@ -118,13 +121,23 @@ func parse(f mqtt.Frame, v mqtt.Version) (any, error) {
 	return nil, fmt.Errorf("%s from a server", f.Type)
 }
 
-// leave says DISCONNECT and reads until the broker has closed: whoever closes before may take the DISCONNECT back.
-func (w *wire) leave() {
-	d := mqtt.Disconnect{}
+// leave says DISCONNECT and waits for the end: whoever closes before may take the DISCONNECT back.
+func (w *wire) leave(code mqtt.ReasonCode) error {
+	d := mqtt.Disconnect{Code: code}
 	w.out = d.Append(w.out, w.v)
 	w.flush()
-	for w.err == nil {
-		_, w.err = w.next()
+	return w.awaitEnd()
+}
+
+// awaitEnd reads until the broker has closed. The error is that it does not.
+func (w *wire) awaitEnd() error {
+	err := w.err
+	for err == nil {
+		_, err = w.next()
 	}
 	_ = w.nc.Close()
+	if errors.Is(err, errStuck) {
+		return err
+	}
+	return nil
 }

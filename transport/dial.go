@@ -81,6 +81,12 @@ func Dial(ctx context.Context, u *url.URL, cfg DialConfig) (net.Conn, error) {
 	return c, nil
 }
 
+// CheckURL says what is wrong with a URL that [Dial] can never connect to.
+func CheckURL(u *url.URL) error {
+	_, err := parseTarget(u)
+	return err
+}
+
 func parseTarget(u *url.URL) (target, error) {
 	network, ok := networkOf[u.Scheme]
 	if !ok {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -25,6 +26,7 @@ type Listener struct {
 	ready   chan arrival  // unbuffered: the kernel's backlog is the queue
 	done    chan struct{} // closed by Close
 	pending pending
+	scarce  atomic.Bool    // see Restrain
 	wg      sync.WaitGroup // the accept loop and the handshakes
 	once    sync.Once
 }
@@ -145,6 +147,9 @@ func (l *Listener) Close() error {
 func (l *Listener) acceptLoop() {
 	var pause time.Duration
 	for {
+		if !l.awaitHandshakes() {
+			return
+		}
 		raw, err := l.ln.Accept()
 		if errors.Is(err, net.ErrClosed) {
 			return
@@ -159,6 +164,25 @@ func (l *Listener) acceptLoop() {
 		pause = 0
 		l.admit(raw)
 	}
+}
+
+// Restrain is for times when memory is short: while it is on, a connection is
+// taken from the kernel's queue only when few handshakes are under way or wait
+// for Accept.
+func (l *Listener) Restrain(on bool) { l.scarce.Store(on) }
+
+// fewHandshakes is how many those are.
+const fewHandshakes = 8
+
+// awaitHandshakes waits while the listener is restrained and has enough to do.
+// It reports whether the listener is still open.
+func (l *Listener) awaitHandshakes() bool {
+	for l.scarce.Load() && l.pending.size() >= fewHandshakes {
+		if !l.rest(50 * time.Millisecond) {
+			return false
+		}
+	}
+	return true
 }
 
 // rest waits for d and reports whether the listener is still open. Out of

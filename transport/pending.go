@@ -54,6 +54,13 @@ func (p *pending) remove(s *shake) bool {
 	return true
 }
 
+// size returns how many handshakes are in the set.
+func (p *pending) size() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.order.Len()
+}
+
 // close drops all handshakes and admits no more.
 func (p *pending) close() {
 	p.mu.Lock()

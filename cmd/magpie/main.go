@@ -22,6 +22,9 @@ type cli struct {
 	Passwd  passwdCmd  `cmd:"" help:"Set or delete a user's password in a password file."`
 	Check   checkCmd   `cmd:"" help:"Check a configuration, an access control list or certificates."`
 	Store   storeCmd   `cmd:"" help:"Check, print or salvage the journal of a broker that is not running."`
+	Backup  backupCmd  `cmd:"" help:"Back up a broker, running or not, into one file."`
+	Restore restoreCmd `cmd:"" help:"Make a data directory of a backup."`
+	Import  importCmd  `cmd:"" help:"Make a data directory of what another broker has kept."`
 	Version versionCmd `cmd:"" help:"Show the version."`
 }
 

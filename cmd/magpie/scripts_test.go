@@ -41,6 +41,11 @@ const patience = 20 * time.Second
 //	get URL [HOST]              HTTP GET; the status and the body are stdout
 //	terminate                   end the broker, and demand that it ends well (stop is testscript's own, and ends the script)
 //	damage FILE TEXT            change a bit of TEXT where it stands in FILE
+//	mosquittodb FILE            write what a Mosquitto has saved: queues for lamp of ann, a message that switch of bob has to release, one retained
+//	tree DIR                    list everything in it with its size and checksum, as stdout; but for the lock of a journal
+//	copytree FROM TO            copy a folder
+//	shorten FILE BYTES          cut FILE to so many bytes
+//	format FILE N               change the format version in the header of a segment
 //	certs                       make ca.crt, server.crt, server.key, client.crt, client.key, expired.crt, noname.crt, other.crt
 func TestScripts(t *testing.T) {
 	all, err := filepath.Glob("testdata/*.txtar")
@@ -55,7 +60,8 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"serve": cmdServe, "signal": cmdSignal, "waitlog": cmdWaitlog, "connect": cmdConnect,
 			"subscribe": cmdSubscribe, "publish": cmdPublish, "disconnect": cmdDisconnect, "gone": cmdGone, "get": cmdGet, "certs": cmdCerts,
-			"damage": cmdDamage, "terminate": cmdStop,
+			"damage": cmdDamage, "terminate": cmdStop, "mosquittodb": cmdMosquittoDB,
+			"tree": cmdTree, "shorten": cmdShorten, "copytree": cmdCopyTree, "format": cmdFormat,
 		},
 	})
 }
@@ -237,7 +243,7 @@ func cmdConnect(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) == 4 {
 		cfg.Username, cfg.Password = args[2], []byte(args[3])
 	}
-	c, err := client.Dial(context.Background(), args[1], cfg)
+	c, err := client.DialConn(context.Background(), args[1], cfg)
 	if err == nil {
 		benchOf(ts).clients[args[0]] = c
 	}

@@ -21,7 +21,7 @@ const drainTime = 10 * time.Second
 type serveCmd struct {
 	Config         string `help:"Configuration file (docs/configuration.md)." placeholder:"FILE" env:"MAGPIE_CONFIG"`
 	Data           string `help:"Data directory (magpie-data)." placeholder:"DIR" env:"MAGPIE_DATA"`
-	Durability     string `help:"durable, interval=DUR or memory (memory)." placeholder:"MODE" env:"MAGPIE_DURABILITY"`
+	Durability     string `help:"durable, interval=DUR or memory (durable)." placeholder:"MODE" env:"MAGPIE_DURABILITY"`
 	MQTT           string `name:"mqtt" help:"Address for MQTT (127.0.0.1:1883), or off." placeholder:"ADDR" env:"MAGPIE_MQTT"`
 	MQTTS          string `name:"mqtts" help:"Address for MQTT over TLS." placeholder:"ADDR" env:"MAGPIE_MQTTS"`
 	WS             string `name:"ws" help:"Address for MQTT over WebSocket." placeholder:"ADDR" env:"MAGPIE_WS"`

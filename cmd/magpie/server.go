@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -58,6 +59,9 @@ func (s *server) start(tell announcer) (err error) {
 		}
 	}()
 	tell.note("magpie %s: %s", versionString(), promise(s.cfg))
+	if err := checkDataDir(s.cfg.Data); err != nil {
+		return err
+	}
 	if err := s.openStore(); err != nil {
 		return err
 	}
@@ -103,26 +107,32 @@ const journalFolder = "journal"
 
 // promise says in words what an acknowledgement means.
 func promise(cfg *config.Config) string {
-	keeps, interval, _ := cfg.Keeps()
-	switch {
-	case !keeps:
-		return "messages are kept in memory: a restart forgets them"
-	case interval > 0:
-		return fmt.Sprintf("what is acknowledged is written to disk, and synced every %v", interval)
+	storage, _ := cfg.Storage()
+	text := "what is acknowledged is on disk, synced"
+	switch mode, _, _ := strings.Cut(storage.Label, ";"); {
+	case mode == "memory":
+		text = "messages are kept in memory: a restart forgets them"
+	case mode != "durable":
+		text = "what is acknowledged is written to disk, and synced every " + strings.TrimPrefix(mode, "interval=")
 	}
-	return "what is acknowledged is on disk, synced"
+	for _, t := range cfg.DurabilityByTopic {
+		text += fmt.Sprintf("; %s: %s", t.Filter, t.Mode)
+	}
+	return text
 }
 
 // openStore opens the journal, when there is to be one.
 func (s *server) openStore() error {
-	keeps, interval, err := s.cfg.Keeps()
-	if err != nil || !keeps {
+	storage, err := s.cfg.Storage()
+	if err != nil || !storage.Kept {
 		return err
 	}
 	if err := makeDataDir(s.cfg.Data); err != nil {
 		return err
 	}
-	s.store, err = journal.OpenStore(vfs.OS{}, filepath.Join(s.cfg.Data, journalFolder), journal.StoreOptions{Log: journal.Options{Interval: interval}})
+	s.store, err = journal.OpenStore(vfs.OS{}, filepath.Join(s.cfg.Data, journalFolder), journal.StoreOptions{
+		Log: journal.Options{Interval: storage.Interval, SyncWithin: storage.SyncWithin, SegmentSize: int64(s.cfg.Journal.SegmentSize)},
+	})
 	return err
 }
 
@@ -146,10 +156,16 @@ func (s *server) startBroker() error {
 	for _, w := range exposed(s.cfg) {
 		s.log.Warn(w)
 	}
+	storage, _ := s.cfg.Storage()
+	limits := s.cfg.Limits.Broker()
+	if limits.Memory, err = s.memoryLimit(); err != nil {
+		return err
+	}
+	holdMemory(limits.Memory)
 	b, err := broker.New(broker.Config{
-		Store: s.brokerStore(), Durability: s.cfg.Durability,
+		Store: s.brokerStore(), Durability: storage.Label, Durabilities: storage.ByTopic,
 		Authenticator: s.access, Authorizer: s.access, Enhanced: []broker.EnhancedAuthenticator{scramMethod{s.access}},
-		Limits: s.cfg.Limits.Broker(), Listeners: listenerConfigs(s.cfg), Logger: s.log, SysInterval: s.cfg.Interval(),
+		Limits: limits, Listeners: listenerConfigs(s.cfg), Logger: s.log, SysInterval: s.cfg.Interval(),
 		Version: "magpie " + versionString(), CheckPayloadFormat: s.cfg.CheckPayloadFormat, StrictClientIDs: s.cfg.StrictClientIDs,
 		ResponsePrefix: s.cfg.ResponsePrefix, DollarTopics: s.cfg.DollarTopics,
 	})
@@ -272,10 +288,21 @@ func (s *server) startAdmin() error {
 		return hinted(err, "does another broker run with this data directory? choose another with --data DIR")
 	}
 	s.admin = serveHTTP(ln, api.Admin(api.AdminConfig{
-		Broker: s.broker, Version: versionString(), Shutdown: s.stop, Reload: s.reload,
+		Broker: s.broker, Version: versionString(), Shutdown: s.stop, Reload: s.reload, Backup: s.backup(),
 	}), s.log)
 	s.admin.serve()
 	return nil
+}
+
+// backup is what writes a backup of the store; nil when there is none.
+func (s *server) backup() func(context.Context, io.Writer) error {
+	if s.store == nil {
+		return nil
+	}
+	return func(ctx context.Context, w io.Writer) error {
+		_, err := s.store.Backup(ctx, w, "magpie "+versionString())
+		return err
+	}
 }
 
 // socketPathMax is how long the path of a Unix socket may be, in bytes.

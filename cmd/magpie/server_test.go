@@ -54,7 +54,7 @@ func TestServerEnds(t *testing.T) {
 	}
 	var clients []*client.Conn
 	for _, u := range urls {
-		c, err := client.Dial(t.Context(), strings.Replace(u[1], "http://", "ws://", 1), client.Config{})
+		c, err := client.DialConn(t.Context(), strings.Replace(u[1], "http://", "ws://", 1), client.Config{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -119,7 +119,7 @@ func TestA20ReloadUnderLoad(t *testing.T) {
 
 func dial(t *testing.T, ctx context.Context, url string, cfg client.Config) *client.Conn {
 	t.Helper()
-	c, err := client.Dial(ctx, url, cfg)
+	c, err := client.DialConn(ctx, url, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

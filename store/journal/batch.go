@@ -6,6 +6,7 @@ type batch struct {
 	pieces []piece
 	marks  []unfilled
 	frees  []*segment // to be given back once the batch is synced
+	eager  bool       // to be synced at once, not only written
 	last   Position   // of the last record of a caller; zero when there is none
 	end    Position   // where the log ends with it
 }

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"runtime"
 	"slices"
+	"sync/atomic"
 	"time"
 )
 
@@ -16,8 +17,8 @@ func (l *Log) committer() {
 		select {
 		case <-l.wake:
 			runtime.Gosched() // whoever was told of the last batch may have the next record at hand
-			if l.commit() && l.opts.Interval > 0 && tick == nil {
-				tick = time.After(l.opts.Interval)
+			if l.commit() && tick == nil && l.due() {
+				tick = time.After(l.opts.SyncWithin)
 			}
 		case <-tick:
 			tick = nil
@@ -37,11 +38,18 @@ func (l *Log) commit() bool {
 		return false
 	}
 	err := l.write(b)
-	if err == nil && l.opts.Interval == 0 {
+	if err == nil && b.eager {
 		err = l.sync(b.end)
 	}
 	l.finish(b, err)
 	return true
+}
+
+// due says whether something is written and not synced.
+func (l *Log) due() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.written > l.synced && !l.failed()
 }
 
 // flush takes the batch that was being filled; nil when it is empty or will never be written.
@@ -78,11 +86,42 @@ func (l *Log) write(b *batch) error {
 				return err
 			}
 		}
-		if _, err := p.seg.file.WriteAt(b.buf[p.from:p.to], p.off); err != nil {
-			return fmt.Errorf("write journal: %w", err)
+		if err := l.writePiece(b.buf[p.from:p.to], p.off); err != nil {
+			return err
 		}
 	}
 	l.unsynced = append(l.unsynced, b.frees...)
+	return nil
+}
+
+// unsyncedMost is how many bytes may be written and not synced. So many may be torn by a power loss, and have to be overwritten by
+// the next opening: docs/journal-format.md promises it.
+const unsyncedMost = 8 << 20
+
+// writePiece writes to the segment in which the log ends, and syncs in between when much was written since the last time.
+func (l *Log) writePiece(b []byte, off int64) error {
+	for len(b) > 0 {
+		if l.risk >= l.opts.atRisk {
+			if err := l.syncFile(); err != nil {
+				return err
+			}
+		}
+		n := min(int64(len(b)), l.opts.atRisk-l.risk)
+		if _, err := l.out.file.WriteAt(b[:n], off); err != nil {
+			return fmt.Errorf("write journal: %w", err)
+		}
+		l.risk += n
+		b, off = b[n:], off+n
+	}
+	return nil
+}
+
+// syncFile makes durable what was written to the segment in which the log ends.
+func (l *Log) syncFile() error {
+	if err := l.out.file.Sync(); err != nil {
+		return fmt.Errorf("sync journal: %w", err)
+	}
+	l.risk = 0
 	return nil
 }
 
@@ -100,8 +139,8 @@ func (l *Log) leave(next *segment) error {
 
 // sync makes durable what was written, which reaches up to end.
 func (l *Log) sync(end Position) error {
-	if err := l.out.file.Sync(); err != nil {
-		return fmt.Errorf("sync journal: %w", err)
+	if err := l.syncFile(); err != nil {
+		return err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -117,15 +156,31 @@ func (l *Log) sync(end Position) error {
 
 // syncNow makes durable what was written since the last sync.
 func (l *Log) syncNow() {
-	l.mu.Lock()
-	end, due := l.written, l.written > l.synced && !l.failed()
-	l.mu.Unlock()
-	if !due {
+	if !l.due() {
 		return
 	}
-	if err := l.sync(end); err != nil {
+	if err := l.sync(l.written); err != nil { // which nobody else changes
 		l.fail(err)
+		return
 	}
+	l.advanced(0, Position(l.wrote.Load()))
+}
+
+// advanced notes up to which record of a caller the log is written and synced now, zero for no news, and tells.
+func (l *Log) advanced(wrote, safe Position) {
+	news := raise(&l.wrote, wrote)
+	if news = raise(&l.safe, safe) || news; news && l.opts.OnCommit != nil {
+		l.opts.OnCommit(l.Committed())
+	}
+}
+
+// raise sets a position unless it is there already.
+func raise(at *atomic.Uint64, p Position) (changed bool) {
+	if at.Load() >= uint64(p) {
+		return false
+	}
+	at.Store(uint64(p))
+	return true
 }
 
 // finish tells that a batch is committed, or that the log has failed.
@@ -136,17 +191,15 @@ func (l *Log) finish(b *batch, err error) {
 	}
 	l.mu.Lock()
 	l.written = b.end
-	last := b.last
+	wrote, safe := max(b.last, Position(l.wrote.Load())), Position(0)
+	if b.eager {
+		safe = wrote // and all before it
+	}
 	b.reset()
 	l.flushing, l.spare = nil, b
-	if last != 0 {
-		l.committed.Store(uint64(last))
-	}
 	tell := l.madeRoom()
 	l.mu.Unlock()
-	if last != 0 && l.opts.OnCommit != nil {
-		l.opts.OnCommit(last)
-	}
+	l.advanced(wrote, safe)
 	tell()
 }
 
@@ -159,6 +212,7 @@ func (l *Log) fail(err error) {
 	}
 	l.err = fmt.Errorf("%w: nothing is committed any more; only a restart finds out what is on the disk", err)
 	close(l.dead)
+	l.tight.Store(false)
 	tell := l.madeRoom()
 	l.mu.Unlock()
 	if l.opts.OnFail != nil {

@@ -36,9 +36,9 @@ func (w *world) runAndCrash() (crashes int) {
 	var safe Position
 	w.faulty.Before(func(op vfs.Op) {
 		if w.rng.IntN(5) == 0 {
-			next, safe = w.crash(), w.safe()
+			next, safe = w.crash()
 			w.note("(crash before %v)", op)
-			crashes += w.survives(next.Clone(), safe, 1)
+			crashes += w.survives(next.Clone(), safe, w.safe(), 1)
 		}
 	})
 	for range 40 + w.rng.IntN(80) {
@@ -49,29 +49,30 @@ func (w *world) runAndCrash() (crashes int) {
 	}
 	w.faulty.Before(nil)
 	// Go on with what a crash at the end leaves.
-	next, safe = w.crash(), w.safe()
+	next, safe = w.crash()
 	abandon(w.log)
 	l, got := w.recovered(next, safe)
 	w.inherit(next, l, got)
 	return crashes + 1
 }
 
-// crash returns what is left of the file system.
-func (w *world) crash() *vfs.Mem {
+// crash returns what is left of the file system, and the position before which all has to be there.
+func (w *world) crash() (left *vfs.Mem, safe Position) {
 	if w.rng.IntN(4) == 0 {
-		return w.mem.Clone()
+		return w.mem.Clone(), w.wrote()
 	}
-	return w.mem.Crash(w.rng.Uint64())
+	return w.mem.Crash(w.rng.Uint64()), w.safe()
 }
 
-// survives recovers from a crash, sometimes while crashing again.
-func (w *world) survives(mem *vfs.Mem, safe Position, depth int) (crashes int) {
+// survives recovers from a crash, which everything before safe survives, sometimes while losing power again, which everything
+// before synced survives.
+func (w *world) survives(mem *vfs.Mem, safe, synced Position, depth int) (crashes int) {
 	crashes = 1
 	fsys := vfs.NewFaulty(mem)
 	if depth > 0 && w.rng.IntN(4) == 0 {
 		fsys.Before(func(vfs.Op) {
 			if w.rng.IntN(8) == 0 {
-				crashes += w.survives(mem.Crash(w.rng.Uint64()), safe, depth-1)
+				crashes += w.survives(mem.Crash(w.rng.Uint64()), synced, synced, depth-1)
 			}
 		})
 	}
@@ -127,4 +128,49 @@ func (w *world) checkWhole(mem *vfs.Mem) {
 	if err != nil || !report.Whole() {
 		w.fatalf("check finds damage where there is none: %+v, %v", report, err)
 	}
+}
+
+// TestTornRest tears the first record of a batch and leaves the others whole, and puts in its place, after the restart, a record that
+// ends where it did: what follows is from before the crash, and not in the log.
+func TestTornRest(t *testing.T) {
+	const page = int64(page)
+	for _, pages := range []int64{1, 2, 20} { // the last is larger than what may be at risk
+		opts := Options{SegmentSize: 64 * page, Interval: 1, atRisk: 4 * page, manual: true}
+		mem := vfs.NewMem()
+		l := mustOpenLog(t, mem, opts)
+		mustAppend(t, l, 1, []byte("before"))
+		l.commit()
+		l.syncNow()
+		end := roundUp(l.off) + pages*page
+		torn := mustAppend(t, l, 2, make([]byte, payloadFor(end-l.off-markSize)))
+		for range 5 {
+			mustAppend(t, l, 3, make([]byte, 200))
+		}
+		l.commit()
+		abandon(l)
+		flip(t, mem, torn, 20, 0)
+
+		l = mustOpenLog(t, mem, opts)
+		if got := mustReplay(t, l); len(got) != 1 {
+			t.Fatalf("%d pages: %d records after the crash, want 1", pages, len(got))
+		}
+		mustAppend(t, l, 4, make([]byte, payloadFor(end-l.off-markSize)))
+		l.commit()
+		if l.off != end {
+			t.Fatalf("%d pages: the new record ends at %d, want %d", pages, l.off, end)
+		}
+		abandon(l)
+		if got := reopened(t, mem, opts); len(got) != 2 || got[1].kind != 4 {
+			t.Errorf("%d pages: %d records after all, want 2", pages, len(got))
+		}
+	}
+}
+
+// payloadFor returns how long the payload is of a record that takes so many bytes.
+func payloadFor(size int64) int {
+	n := int(size) - minRecord
+	for recordSize(n) > size {
+		n--
+	}
+	return n
 }

@@ -3,6 +3,8 @@ package journal
 import (
 	"errors"
 	"fmt"
+
+	"github.com/magpiemq/magpie/store"
 )
 
 // What the methods of a [Log] return. None of them is a reason to stop; a log that is dead says so by [Log.Failed].
@@ -21,20 +23,25 @@ var (
 	ErrKind = errors.New("journal: no such kind of record")
 
 	// ErrNotFound says that the segment of a position, or one of this number, is not in the log: freed, or never there.
-	ErrNotFound = errors.New("journal: no such segment")
+	ErrNotFound = fmt.Errorf("journal: no such segment: %w", store.ErrGone)
 
 	// ErrActive says that a segment cannot be freed, because the log ends in it.
 	ErrActive = errors.New("journal: segment is in use")
 )
 
-// FullError says that there was no space for another segment. The record was not taken; the log lives on, and goes on by
-// itself when there is space again.
+// FullError says that there was no space for another segment, or that the disk is fuller than a store wants it to be. The record was
+// not taken; the log lives on, and goes on by itself when there is space again.
 type FullError struct {
-	Dir string
-	Err error // what the file system said
+	Dir   string
+	Err   error   // what the file system said; nil when it is the limit
+	Used  float64 // the fraction of the disk that is in use, when it is the limit
+	Limit float64 // and StoreOptions.FullAt
 }
 
 func (e *FullError) Error() string {
+	if e.Err == nil {
+		return fmt.Sprintf("journal %s: the disk is %.0f %% full (limit %.0f %%): make room on it, or raise the limit", e.Dir, 100*e.Used, 100*e.Limit)
+	}
 	return fmt.Sprintf("journal %s: no space for another segment: %v", e.Dir, e.Err)
 }
 
@@ -51,6 +58,9 @@ func (e *DamageError) Error() string {
 	return fmt.Sprintf("journal segment %s is damaged at byte %d (%s): nothing was changed; `magpie store salvage` copies what is good",
 		e.File, e.Offset, e.Reason)
 }
+
+// Is makes it a [store.ErrDamaged].
+func (e *DamageError) Is(target error) bool { return target == store.ErrDamaged }
 
 // MissingError says that a segment is not there although records in it are needed.
 type MissingError struct {

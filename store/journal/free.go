@@ -3,6 +3,8 @@ package journal
 import (
 	"encoding/binary"
 	"slices"
+
+	"github.com/magpiemq/magpie/store"
 )
 
 // SegmentInfo describes a segment.
@@ -92,6 +94,31 @@ func (l *Log) Rotate() (active uint32, err error) {
 	return l.active.number, nil
 }
 
+// end returns where the log ends: a record that is appended after this stands there or behind.
+func (l *Log) end() (Position, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return at(l.active.number, l.off), l.err
+}
+
+// lacking says whether there was no space for a segment that should stand ready.
+func (l *Log) lacking() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.full != nil
+}
+
+// space is about how many bytes can be appended when no further segment can be made.
+func (l *Log) space() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := l.active.size - l.off - l.slack()
+	for _, s := range l.ready {
+		n += s.size - firstRecord - l.slack()
+	}
+	return n
+}
+
 // addOwn appends a record of the log itself. It may use what is left free in each segment for that. The caller holds mu.
 func (l *Log) addOwn(kind byte, n uint64) error {
 	if l.err != nil {
@@ -106,6 +133,7 @@ func (l *Log) addOwn(kind byte, n uint64) error {
 	}
 	l.mark()
 	l.putOwn(kind, payload)
+	l.filling.eager = l.filling.eager || l.resolve(store.Default) == store.Synced
 	signal(l.wake)
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/magpiemq/magpie/internal/vfs"
+	"github.com/magpiemq/magpie/store"
 )
 
 // Options say how a log behaves. The zero value is a durable log.
@@ -19,26 +20,32 @@ type Options struct {
 
 	// Interval is how often the log is synced when records count as committed once they are written: a power loss
 	// may take what was committed in that time, the end of the process may not. Zero means that they count once they are
-	// synced, and that each batch is.
+	// synced, and that each batch is that has one of which that was promised.
 	Interval time.Duration
+
+	// SyncWithin is how long what was written may wait to be synced when no Interval says it: records of which less was
+	// promised. Zero means a second.
+	SyncWithin time.Duration
 
 	// MaxPending is how many bytes may wait for the disk before Append returns [ErrBusy]. Zero means 16 MiB. One record is
 	// always taken when nothing waits, whatever its size.
 	MaxPending int
 
-	// Spares is how many freed segments are kept to be used again, besides the two that stand ready. Zero means 4; less than
-	// zero means none.
+	// Spares is how many freed segments are kept for a minute to be used again, besides the two that stand ready. Zero means 4;
+	// less than zero means none.
 	Spares int
 
-	// OnCommit is called after Committed has advanced, with what it returns. OnRoom is called when it is worth trying again
+	// OnCommit is called after Committed or Safe has advanced, with what Committed returns. OnRoom is called when it is worth trying again
 	// what was answered by ErrBusy. OnFail is called once when a write or a sync went wrong; nothing will be committed any
 	// more. All run on goroutines of the log, must not block and must not call Close; nil is skipped.
 	OnCommit func(Position)
 	OnRoom   func()
 	OnFail   func(error)
 
-	manual bool          // tests drive the log by commit and prepare; it has no goroutines
-	random func() uint64 // where epochs come from
+	onReady func()        // called on the preparer's goroutine after a segment was made
+	atRisk  int64         // bytes that may be written and not synced, see unsyncedMost
+	manual  bool          // tests drive the log by commit and prepare; it has no goroutines
+	random  func() uint64 // where epochs come from
 }
 
 // The limits of Options.SegmentSize.
@@ -62,14 +69,23 @@ func (o *Options) check() error {
 	if o.Spares == 0 {
 		o.Spares = 4
 	}
+	if o.Interval > 0 {
+		o.SyncWithin = o.Interval
+	} else if o.SyncWithin <= 0 {
+		o.SyncWithin = time.Second
+	}
 	if o.random == nil {
 		o.random = randomEpoch
+	}
+	if o.atRisk <= 0 {
+		o.atRisk = unsyncedMost
 	}
 	return nil
 }
 
-// readyAhead is how many segments stand ready. The last one is for [Log.AppendUrgent] alone.
-const readyAhead = 2
+// makeEarly is how many bytes before the end of the active segment, unless a half is more, it is time for a second segment to stand
+// ready.
+const makeEarly = 4 << 20
 
 // markEvery is how many bytes of a batch one mark is for: what a bad record can take with it when its length is bad too.
 const markEvery = 64 << 10
@@ -83,7 +99,9 @@ type Log struct {
 	id   logID
 	lock io.Closer
 
-	committed atomic.Uint64
+	wrote atomic.Uint64 // position of the last record of a caller that is written
+	safe  atomic.Uint64 // and of the last one that is synced
+	tight atomic.Bool   // the active segment is nearly full and the preparer is late
 
 	mu       sync.Mutex // guards all below but the fields of the committer and the preparer
 	err      error      // why nothing is appended any more
@@ -94,9 +112,12 @@ type Log struct {
 	off      int64      // and at which place in it
 	records  int        // of callers in the active segment
 	marked   int        // bytes in the filling batch since the last mark
-	ready    []*segment // what follows, in order
+	ready    []*segment // what follows, in order; the last one is for AppendUrgent alone
+	wanted   int        // how many have to stand ready for what was refused
+	lean     bool       // freed segments are not kept: somebody else needs the space
 	grow     growth
 	doomed   []*segment // freed, and the news of that is synced
+	pins     int        // backups that are being made: doomed segments stay as they are
 	anchor   Position
 	synced   Position // nothing before it can be lost
 	written  Position // everything before it can be read from the files
@@ -108,6 +129,7 @@ type Log struct {
 	payload  []byte        // of records of the log itself, to be used again
 
 	out      *segment   // of the committer: where the last batch ended
+	risk     int64      // of the committer: bytes written and not synced
 	unsynced []*segment // of the committer: freed by batches that are written but not synced
 	old      []string   // of the preparer: files of freed segments
 
@@ -130,19 +152,25 @@ type growth struct {
 // and does not wait for the disk. After an error the record is not in the log and never will be: [ErrBusy] and [*FullError]
 // pass, any other error stays. Without one it is committed when Committed reaches its position, unless the log fails before.
 func (l *Log) Append(kind byte, parts ...[]byte) (Position, error) {
-	return l.add(kind, false, parts)
+	return l.add(kind, false, store.Default, parts)
 }
 
 // AppendUrgent is Append for records that make room, such as acknowledgements and deletions: when the disk is full, it has
 // one more segment than Append.
 func (l *Log) AppendUrgent(kind byte, parts ...[]byte) (Position, error) {
-	return l.add(kind, true, parts)
+	return l.add(kind, true, store.Default, parts)
+}
+
+// AppendWritten is Append of a record that has to be written soon, and synced only within Options.SyncWithin or with others:
+// [Log.Safe] tells of both.
+func (l *Log) AppendWritten(kind byte, parts ...[]byte) (Position, error) {
+	return l.add(kind, false, store.Written, parts)
 }
 
 // AppendWait is Append that waits while the log is busy, until ctx is done.
 func (l *Log) AppendWait(ctx context.Context, kind byte, parts ...[]byte) (Position, error) {
 	for {
-		pos, err := l.add(kind, false, parts)
+		pos, err := l.add(kind, false, store.Default, parts)
 		if err != ErrBusy {
 			return pos, err
 		}
@@ -152,7 +180,7 @@ func (l *Log) AppendWait(ctx context.Context, kind byte, parts ...[]byte) (Posit
 	}
 }
 
-func (l *Log) add(kind byte, urgent bool, parts [][]byte) (Position, error) {
+func (l *Log) add(kind byte, urgent bool, promise store.Promise, parts [][]byte) (Position, error) {
 	if kind == 0 || kind > MaxKind {
 		return 0, ErrKind
 	}
@@ -160,14 +188,25 @@ func (l *Log) add(kind byte, urgent bool, parts [][]byte) (Position, error) {
 	if n > MaxPayload {
 		return 0, ErrTooLarge
 	}
-	pos, err := l.take(kind, urgent, n, sum(parts), parts)
+	pos, err := l.take(kind, urgent, l.resolve(promise) == store.Synced, n, sum(parts), parts)
 	if err == nil {
 		signal(l.wake)
 	}
 	return pos, err
 }
 
-func (l *Log) take(kind byte, urgent bool, n int, crc uint32, parts [][]byte) (Position, error) {
+// resolve says what the default is.
+func (l *Log) resolve(p store.Promise) store.Promise {
+	switch {
+	case p != store.Default:
+		return p
+	case l.opts.Interval > 0:
+		return store.Written
+	}
+	return store.Synced
+}
+
+func (l *Log) take(kind byte, urgent, eager bool, n int, crc uint32, parts [][]byte) (Position, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	size := recordSize(n)
@@ -181,6 +220,7 @@ func (l *Log) take(kind byte, urgent bool, n int, crc uint32, parts [][]byte) (P
 	l.mark()
 	pos := l.put(kind, n, crc, parts)
 	l.filling.last = pos
+	l.filling.eager = l.filling.eager || eager
 	l.records++
 	return pos, nil
 }
@@ -219,6 +259,7 @@ func (l *Log) haveReady(n int, fits bool, size int64) error {
 		if l.full != nil {
 			return l.full
 		}
+		l.wanted = max(l.wanted, n)
 		return l.refuse()
 	}
 	if fits {
@@ -269,7 +310,32 @@ func (l *Log) put(kind byte, n int, crc uint32, parts [][]byte) Position {
 	b.grew(l.active, off, start)
 	l.off += int64(size)
 	l.marked += size
+	l.lookAhead(off)
 	return at(l.active.number, off)
+}
+
+// ahead is how many segments should stand ready: one, so that a log in which little happens takes no more space than it needs,
+// and a second one in time before the active segment is full.
+func (l *Log) ahead() int {
+	n := 1
+	if l.active.size-l.off < l.early() {
+		n = 2
+	}
+	return max(n, l.wanted)
+}
+
+func (l *Log) early() int64 { return max(makeEarly, l.active.size/2) }
+
+// lookAhead wakes the preparer when the log has grown, from an offset, to where another segment has to stand ready, and notes when
+// it is about to be late.
+func (l *Log) lookAhead(from int64) {
+	early := l.active.size - l.early()
+	if from <= early && l.off > early {
+		signal(l.kick)
+	}
+	if len(l.ready) < 2 && l.full == nil && l.active.size-l.off < l.active.size/8 {
+		l.tight.Store(true)
+	}
 }
 
 // putOwn encodes a record of the log itself.
@@ -299,7 +365,7 @@ func (l *Log) advance() {
 	l.live = append(l.live, l.active)
 	next := l.ready[0]
 	l.ready = append(l.ready[:0], l.ready[1:]...)
-	l.active, l.off, l.records = next, firstRecord, 0
+	l.active, l.off, l.records, l.wanted = next, firstRecord, 0, 0
 	l.begin()
 	signal(l.kick)
 }
@@ -322,7 +388,15 @@ func (l *Log) startPayload() []byte {
 }
 
 // Committed returns the position up to which every record is safe. It never goes back.
-func (l *Log) Committed() Position { return Position(l.committed.Load()) }
+func (l *Log) Committed() Position { return l.Safe(store.Default) }
+
+// Safe returns the position up to which every record keeps a promise.
+func (l *Log) Safe(p store.Promise) Position {
+	if l.resolve(p) == store.Synced {
+		return Position(l.safe.Load())
+	}
+	return Position(l.wrote.Load())
+}
 
 // Failed is closed when a write or a sync went wrong: what was appended and is not committed may be lost, and only opening
 // the log again tells.
@@ -354,6 +428,47 @@ func (l *Log) Wait(ctx context.Context, n int) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+	}
+}
+
+// addReady is add that waits while segments are filled faster than they are made: nobody is refused for that.
+func (l *Log) addReady(kind byte, urgent bool, promise store.Promise, payload []byte) (Position, error) {
+	for {
+		pos, err := l.add(kind, urgent, promise, [][]byte{payload})
+		if err != ErrBusy {
+			return pos, err
+		}
+		size := recordSize(len(payload))
+		again := l.awaitReady(func() (behind bool, err error) {
+			_, err = l.admit(size, urgent)
+			return int64(l.pending())+size > int64(l.opts.MaxPending), err
+		})
+		if !again {
+			return 0, err
+		}
+	}
+}
+
+// awaitReady waits for the preparer until admits says something else than ErrBusy, and reports whether that is worth another try: not
+// when the committer is behind. For that one it does not wait, since who calls may hold what it needs to tell about a commit; the
+// preparer needs nobody. admits is called with mu held.
+func (l *Log) awaitReady(admits func() (behind bool, err error)) bool {
+	for {
+		l.mu.Lock()
+		behind, err := admits()
+		if l.room == nil {
+			l.room = make(chan struct{})
+		}
+		room := l.room
+		l.mu.Unlock()
+		if err != ErrBusy || behind {
+			return !behind
+		}
+		if l.opts.manual {
+			l.prepare()
+			continue
+		}
+		<-room
 	}
 }
 

@@ -22,6 +22,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/magpiemq/magpie/internal/vfs"
+	"github.com/magpiemq/magpie/store"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -593,6 +594,71 @@ func TestInterval(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// TestWritten wants a durable log to sync a record of which only that it is written was promised with the next one that has to be
+// synced, or within a while; and an interval log to sync one of which that was promised at once.
+func TestWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		faulty := vfs.NewFaulty(vfs.NewMem())
+		n := newNews()
+		l := mustOpenLog(t, faulty, Options{SegmentSize: minSegment, OnCommit: n.committed})
+		before := faulty.Calls(vfs.OpSync)
+		want := func(what string, wrote, synced Position, syncs, told int) {
+			t.Helper()
+			synctest.Wait()
+			if got := l.Safe(store.Written); got != wrote {
+				t.Errorf("%s: written up to %x, want %x", what, got, wrote)
+			}
+			if got := l.Safe(store.Synced); got != synced || l.Committed() != synced || n.last != synced {
+				t.Errorf("%s: synced up to %x, committed %x, told %x, want %x", what, got, l.Committed(), n.last, synced)
+			}
+			if got := faulty.Calls(vfs.OpSync) - before; got != syncs || len(n.all) != told {
+				t.Errorf("%s: %d syncs, %d news, want %d and %d", what, got, len(n.all), syncs, told)
+			}
+		}
+		one := mustTake(t, l, store.Synced)
+		want("synced", one, one, 1, 1)
+		two := mustTake(t, l, store.Written)
+		want("written", two, one, 1, 2)
+		three := mustTake(t, l, store.Default)
+		want("both by the next", three, three, 2, 3)
+		time.Sleep(time.Hour)
+		want("nothing to do", three, three, 2, 3)
+		four := mustTake(t, l, store.Written)
+		want("written alone", four, three, 2, 4)
+		time.Sleep(time.Second)
+		want("after a second", four, four, 3, 5)
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		l := mustOpenLog(t, vfs.NewMem(), Options{SegmentSize: minSegment, Interval: time.Minute})
+		one := mustTake(t, l, store.Default)
+		synctest.Wait()
+		if l.Committed() != one || l.Safe(store.Synced) >= one {
+			t.Errorf("committed %x, synced %x, want %x and less", l.Committed(), l.Safe(store.Synced), one)
+		}
+		two := mustTake(t, l, store.Synced)
+		synctest.Wait()
+		if l.Committed() != two || l.Safe(store.Synced) != two {
+			t.Errorf("committed %x, synced %x, want %x", l.Committed(), l.Safe(store.Synced), two)
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// mustTake appends a record under a promise.
+func mustTake(t *testing.T, l *Log, p store.Promise) Position {
+	t.Helper()
+	pos, err := l.add(1, false, p, [][]byte{[]byte("x")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pos
 }
 
 // TestFailure wants a failed write or sync to end the log, once, for everybody.

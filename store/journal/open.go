@@ -1,7 +1,6 @@
 package journal
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -135,7 +134,8 @@ func (l *Log) resume(st *state) error {
 	l.out = l.active
 	l.synced = at(l.active.number, st.unsynced)
 	l.written = at(l.active.number, l.off)
-	l.committed.Store(uint64(st.last))
+	l.wrote.Store(uint64(st.last))
+	l.safe.Store(uint64(st.last))
 	if err := l.settle(st); err != nil {
 		return err
 	}
@@ -154,7 +154,11 @@ func (l *Log) settle(st *state) error {
 		return err
 	}
 	if !st.clean {
-		if err := cut(f, st.tail, st.size, buf); err != nil {
+		to, err := l.torn(f, st)
+		if err == nil {
+			err = cut(f, st.tail, to, buf)
+		}
+		if err != nil {
 			return fmt.Errorf("cut end of journal: %w", err)
 		}
 	}
@@ -195,21 +199,29 @@ func rewrite(f vfs.File, from, to int64, buf []byte) error {
 	return nil
 }
 
-// cut overwrites a part of a file with zeros, where it is not zero: the rest of a torn batch must not be taken for the
-// continuation of a new one.
+// torn returns the offset before which the rest of a torn batch lies. All of it was written behind the last place that was synced, and
+// no more than atRisk bytes. The record at the tail may have begun before that place, but if so its header was synced with it
+// and tells where it was to end.
+func (l *Log) torn(f vfs.File, st *state) (int64, error) {
+	b := make([]byte, min(maxHeader, st.size-st.tail))
+	if err := vfs.ReadFull(f, b, st.tail); err != nil {
+		return 0, err
+	}
+	end := st.tail + maxHeader
+	if h, ok := parseHeader(b); ok {
+		end = max(end, st.tail+h.total())
+	}
+	return min(st.size, roundUp(end+l.opts.atRisk)), nil
+}
+
+// cut overwrites a part of a file with zeros: the rest of a torn batch must not be taken for the continuation of a new one. It does
+// not look what is there: what a process before this one could not sync may read as zeros and not be.
 func cut(f vfs.File, from, to int64, buf []byte) error {
-	zeros := make([]byte, len(buf))
-	for off := from; off < to; {
-		n := min(int64(len(buf)), to-off)
-		if err := vfs.ReadFull(f, buf[:n], off); err != nil {
+	clear(buf)
+	for off := from; off < to; off += int64(len(buf)) {
+		if _, err := f.WriteAt(buf[:min(int64(len(buf)), to-off)], off); err != nil {
 			return err
 		}
-		if !bytes.Equal(buf[:n], zeros[:n]) {
-			if _, err := f.WriteAt(zeros[:n], off); err != nil {
-				return err
-			}
-		}
-		off += n
 	}
 	return nil
 }

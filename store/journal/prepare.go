@@ -14,24 +14,49 @@ import (
 	"time"
 )
 
-// retryFull is how long the preparer waits before it tries again to get space, unless something is freed before.
-const retryFull = 500 * time.Millisecond
+// retryFull is how long the preparer waits before it tries again to get space, unless something is freed before. keepSpares is how
+// long it keeps freed segments when nothing happens.
+const (
+	retryFull  = 500 * time.Millisecond
+	keepSpares = time.Minute
+)
 
 // preparer keeps segments ready and takes freed ones back, until the log is closed.
 func (l *Log) preparer() {
 	defer l.wait.Done()
 	for {
-		var again <-chan time.Time
+		var again, idle <-chan time.Time
 		if l.prepare() {
 			again = time.After(retryFull)
+		}
+		if len(l.old) > 0 {
+			idle = time.After(keepSpares)
 		}
 		select {
 		case <-l.kick:
 		case <-again:
+		case <-idle:
+			l.dropSpares()
 		case <-l.quit:
 			return
 		}
 	}
+}
+
+// keepLean says whether freed segments are removed at once, because others need the space.
+func (l *Log) keepLean(on bool) {
+	l.mu.Lock()
+	l.lean = on
+	l.mu.Unlock()
+	signal(l.kick)
+}
+
+// dropSpares removes the files of freed segments.
+func (l *Log) dropSpares() {
+	for _, old := range l.old {
+		l.fs.Remove(old) // if that fails, the next opening does it
+	}
+	l.old = nil
 }
 
 // prepare takes back what was freed and makes what should stand ready. It reports whether there was no space for that.
@@ -46,7 +71,7 @@ func (l *Log) prepare() (lacking bool) {
 func (l *Log) makeReady() (lacking bool) {
 	for {
 		l.mu.Lock()
-		number, missing := l.active.number+uint32(len(l.ready))+1, len(l.ready) < readyAhead && !l.failed()
+		number, missing := l.active.number+uint32(len(l.ready))+1, len(l.ready) < l.ahead() && !l.failed()
 		l.mu.Unlock()
 		if !missing {
 			l.prepared(nil, nil)
@@ -75,10 +100,14 @@ func (l *Log) prepared(s *segment, err error) {
 	}
 	tell := func() {}
 	if s != nil || err != nil {
+		l.tight.Store(false)
 		tell = l.madeRoom()
 	}
 	l.mu.Unlock()
 	tell()
+	if s != nil && l.opts.onReady != nil {
+		l.opts.onReady()
+	}
 }
 
 // dirError says that the names in the folder could not be made durable. It ends the log, like any sync that went wrong.
@@ -171,13 +200,19 @@ func (l *Log) growReady() {
 // back after a crash is not in the log any more, and is removed whatever the file holds by then.
 func (l *Log) takeBack() {
 	l.mu.Lock()
-	doomed := l.doomed
-	l.doomed = nil
+	var doomed []*segment
+	if l.pins == 0 {
+		doomed, l.doomed = l.doomed, nil
+	}
+	lean := l.lean
 	l.mu.Unlock()
+	if lean {
+		l.dropSpares()
+	}
 	for _, s := range doomed {
 		s.close(true, true)
 		l.files.drop(s)
-		if len(l.old) >= l.opts.Spares || s.size != l.opts.SegmentSize {
+		if lean || len(l.old) >= l.opts.Spares || s.size != l.opts.SegmentSize {
 			l.fs.Remove(s.path) // if that fails, the next opening does it
 			continue
 		}

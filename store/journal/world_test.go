@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/magpiemq/magpie/internal/vfs"
+	"github.com/magpiemq/magpie/store"
 )
 
 const testDir = "/data/journal"
@@ -43,6 +44,9 @@ func newWorld(t *testing.T, seed uint64) *world {
 		freed: make(map[uint32]bool), anchors: map[Position]bool{0: true},
 	}
 	w.opts = Options{SegmentSize: int64(minSegment) << w.rng.IntN(2), MaxPending: 6000, Spares: w.rng.IntN(3) - 1, manual: true, random: w.rng.Uint64}
+	if w.rng.IntN(2) == 0 {
+		w.opts.atRisk = 1 + w.rng.Int64N(minSegment)
+	}
 	if w.rng.IntN(4) == 0 {
 		w.opts.Interval = 1 // any: the script decides when to sync
 	}
@@ -75,12 +79,15 @@ func (w *world) safe() Position {
 	if w.log == nil {
 		return 0
 	}
-	if w.opts.Interval == 0 {
-		return w.log.Committed() + 1
+	return w.log.Safe(store.Synced) + 1
+}
+
+// wrote returns the position before which everything has to survive the end of the process.
+func (w *world) wrote() Position {
+	if w.log == nil {
+		return 0
 	}
-	w.log.mu.Lock()
-	defer w.log.mu.Unlock()
-	return w.log.synced
+	return w.log.Safe(store.Written) + 1
 }
 
 // step does one random thing.
@@ -95,9 +102,16 @@ func (w *world) step() {
 	case n < 80:
 		w.note("sync")
 		l.syncNow()
-	case n < 88:
+	case n < 86:
 		w.note("prepare")
 		l.prepare()
+	case n < 87:
+		w.note("drop spares")
+		l.dropSpares()
+	case n < 88:
+		lean := w.rng.IntN(2) == 0
+		w.note("lean %v", lean)
+		l.keepLean(lean)
 	case n < 90:
 		number, err := l.Rotate()
 		w.note("rotate to %d, %v", number, err)
@@ -125,12 +139,9 @@ func (w *world) append() {
 		payload[i] = byte(w.rng.Uint32())
 	}
 	kind, cut := byte(1+w.rng.IntN(MaxKind)), w.rng.IntN(size+1)
-	add := w.log.Append
-	if w.rng.IntN(3) == 0 {
-		add = w.log.AppendUrgent
-	}
-	pos, err := add(kind, payload[:cut], payload[cut:])
-	w.note("append %d bytes: %x, %v", size, pos, err)
+	promise := store.Promise(w.rng.IntN(3))
+	pos, err := w.log.add(kind, w.rng.IntN(3) == 0, promise, [][]byte{payload[:cut], payload[cut:]})
+	w.note("append %d bytes, promise %d: %x, %v", size, promise, pos, err)
 	if err == nil {
 		w.history = append(w.history, appended{pos, kind, payload})
 	} else if err == ErrTooLarge || err == ErrKind {

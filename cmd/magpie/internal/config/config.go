@@ -15,6 +15,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/magpiemq/magpie/broker"
 )
 
 // Defaults of the addresses and the directory.
@@ -55,19 +57,27 @@ func (e *placedError) Unwrap() error { return e.err }
 
 // Config is a whole configuration file. The zero value is what an empty file says.
 type Config struct {
-	Pos                Pos        `yaml:"-"`
-	Data               string     `yaml:"data" file:"true" def:"magpie-data in the working directory" doc:"Directory of the broker, made with mode 0700 if need be. It holds the socket of the admin console."`
-	Durability         string     `yaml:"durability" def:"memory" doc:"What an acknowledgement promises. durable: what is acknowledged is on disk, synced. interval=DUR, such as interval=1s: it is written, and synced that often. memory: a restart forgets it."`
-	Listeners          []Listener `yaml:"listeners" def:"tcp on 127.0.0.1:1883" doc:"Where MQTT clients connect, as a list."`
-	HTTP               HTTP       `yaml:"http" doc:"The HTTP listener: /metrics, /healthz, /readyz, and MQTT over WebSocket at /mqtt."`
-	Auth               Auth       `yaml:"auth" doc:"Who may connect, and what they may do."`
-	Limits             Limits     `yaml:"limits" doc:"What clients can take. Each limit is at least 1; where the value says so, the word unlimited lifts it."`
-	Log                Log        `yaml:"log" doc:"What is logged, to standard error."`
-	SysInterval        Duration   `yaml:"sys_interval" word:"never" def:"10s" doc:"How often the topics below $SYS are published."`
-	CheckPayloadFormat bool       `yaml:"check_payload_format" def:"false" doc:"Refuse messages that claim to be UTF-8 text (Payload Format Indicator 1) and are not."`
-	StrictClientIDs    bool       `yaml:"strict_client_ids" def:"false" doc:"Hold MQTT 3.1 clients to client ids of at most 23 characters."`
-	ResponsePrefix     string     `yaml:"response_prefix" def:"none" doc:"Clients that ask for Response Information get this, followed by their client id."`
-	DollarTopics       []string   `yaml:"dollar_topics" def:"none" doc:"First levels that begin with $ to which clients may publish all the same, such as $ota. Never $SYS or $share."`
+	Pos                Pos               `yaml:"-"`
+	Data               string            `yaml:"data" file:"true" def:"magpie-data in the working directory" doc:"Directory of the broker, made with mode 0700 if need be. It holds the socket of the admin console."`
+	Durability         string            `yaml:"durability" def:"durable" doc:"What an acknowledgement promises. durable: what is acknowledged is on disk, synced. interval=DUR, such as interval=1s: it is written, and synced that often. memory: a restart forgets it."`
+	DurabilityByTopic  []TopicDurability `yaml:"durability_by_topic" def:"none" doc:"Other durabilities for some topics, as a list: the first filter that matches counts. Sessions and subscriptions are kept whenever any topic is."`
+	Journal            Journal           `yaml:"journal" doc:"The files in which messages are kept, when durability is not memory."`
+	Listeners          []Listener        `yaml:"listeners" def:"tcp on 127.0.0.1:1883" doc:"Where MQTT clients connect, as a list."`
+	HTTP               HTTP              `yaml:"http" doc:"The HTTP listener: /metrics, /healthz, /readyz, and MQTT over WebSocket at /mqtt."`
+	Auth               Auth              `yaml:"auth" doc:"Who may connect, and what they may do."`
+	Limits             Limits            `yaml:"limits" doc:"What clients can take. Each limit is at least 1; where the value says so, the word unlimited lifts it."`
+	Memory             Memory            `yaml:"memory" doc:"How much memory the process may take."`
+	Log                Log               `yaml:"log" doc:"What is logged, to standard error."`
+	SysInterval        Duration          `yaml:"sys_interval" word:"never" def:"10s" doc:"How often the topics below $SYS are published."`
+	CheckPayloadFormat bool              `yaml:"check_payload_format" def:"false" doc:"Refuse messages that claim to be UTF-8 text (Payload Format Indicator 1) and are not."`
+	StrictClientIDs    bool              `yaml:"strict_client_ids" def:"false" doc:"Hold MQTT 3.1 clients to client ids of at most 23 characters."`
+	ResponsePrefix     string            `yaml:"response_prefix" def:"none" doc:"Clients that ask for Response Information get this, followed by their client id."`
+	DollarTopics       []string          `yaml:"dollar_topics" def:"none" doc:"First levels that begin with $ to which clients may publish all the same, such as $ota. Never $SYS or $share."`
+}
+
+// Journal says how the files are laid out.
+type Journal struct {
+	SegmentSize Size `yaml:"segment_size" min:"8192" max:"1073741824" def:"64MiB" doc:"Size of one file of the journal; larger messages get larger files. After every four files what is in force is written anew, so small ones make starts faster and writing dearer. It may change from start to start."`
 }
 
 // Listener is one place where MQTT clients connect.
@@ -174,6 +184,7 @@ type Limits struct {
 	Unauthenticated       Count    `yaml:"unauthenticated" word:"unlimited" def:"10000" doc:"Connections at a time that have not been accepted yet."`
 	ConnectTimeout        Duration `yaml:"connect_timeout" def:"10s" doc:"Time to log in."`
 	Sessions              Count    `yaml:"sessions" word:"unlimited" def:"unlimited" doc:"Sessions, connected or not."`
+	SessionsPerUser       Count    `yaml:"sessions_per_user" word:"unlimited" def:"unlimited" doc:"Sessions of one user, connected or not."`
 	PacketSize            Size     `yaml:"packet_size" min:"64" max:"268435460" word:"unlimited" def:"1MiB" doc:"Largest packet from a client."`
 	ConnectSize           Size     `yaml:"connect_size" min:"64" def:"64KiB" doc:"Largest packet before the client is accepted."`
 	ClientIDBytes         Size     `yaml:"client_id_bytes" word:"unlimited" def:"256" doc:"Longest client id."`
@@ -184,13 +195,27 @@ type Limits struct {
 	ReceiveMaximum        Count    `yaml:"receive_maximum" max:"65535" def:"1024" doc:"QoS 1 and 2 messages that a client may have under way to the broker."`
 	MaxInflight           Count    `yaml:"max_inflight" max:"65535" def:"1024" doc:"QoS 1 and 2 messages that the broker has under way to a client."`
 	OutboxBytes           Size     `yaml:"outbox_bytes" word:"unlimited" def:"1MiB" doc:"Waiting to be written to one connection. Beyond it QoS 0 is dropped; QoS 1 and 2 wait in the queue."`
-	QueuedMessages        Count    `yaml:"queued_messages" word:"unlimited" def:"100000" doc:"Messages waiting in one session."`
-	QueuedBytes           Size     `yaml:"queued_bytes" word:"unlimited" def:"64MiB" doc:"The same in bytes."`
-	TotalQueueBytes       Size     `yaml:"total_queue_bytes" word:"unlimited" def:"1GiB" doc:"Waiting in all sessions together."`
+	QueuedMessages        Count    `yaml:"queued_messages" word:"unlimited" def:"1000000" doc:"Messages waiting in one session. With durability: memory the default is 100000."`
+	QueuedBytes           Size     `yaml:"queued_bytes" word:"unlimited" def:"1GiB" doc:"The same in bytes, and what is not acknowledged yet. With durability: memory the default is 64MiB."`
+	QueuePolicy           Policy   `yaml:"queue_policy" enum:"reject-new,drop-oldest,disconnect" def:"reject-new" doc:"When a session has reached its quota. reject-new: it gets no further message, and a publisher whom nobody else hears is answered 0x97 (an MQTT 3 client is not told). drop-oldest: it loses what has waited longest. disconnect: as reject-new, and its connection ends."`
+	UserQueuedMessages    Count    `yaml:"user_queued_messages" word:"unlimited" def:"unlimited" doc:"Messages waiting in all sessions of one user."`
+	UserQueueBytes        Size     `yaml:"user_queue_bytes" word:"unlimited" def:"unlimited" doc:"The same in bytes."`
+	UserQueuePolicy       Policy   `yaml:"user_queue_policy" enum:"reject-new,drop-oldest,disconnect" def:"reject-new" doc:"When a user has reached that."`
+	TotalQueuedMessages   Count    `yaml:"total_queued_messages" word:"unlimited" def:"50000000" doc:"Messages waiting in all sessions together. Each takes 16 bytes of memory. With durability: memory the default is unlimited."`
+	TotalQueueBytes       Size     `yaml:"total_queue_bytes" word:"unlimited" def:"64GiB" doc:"The same in bytes. With durability: memory the default is 1GiB."`
+	TotalQueuePolicy      Policy   `yaml:"total_queue_policy" enum:"reject-new,drop-oldest,disconnect" def:"reject-new" doc:"When that is reached. Sessions that keep up are not affected."`
+	Retained              Count    `yaml:"retained" word:"unlimited" def:"1000000" doc:"Retained messages. Beyond it a new one is refused; replacing and removing works."`
+	RetainedBytes         Size     `yaml:"retained_bytes" word:"unlimited" def:"1GiB" doc:"The same in bytes, names and properties included and 256 for each."`
 	SessionExpiry         Duration `yaml:"session_expiry" word:"unlimited" def:"unlimited" doc:"Longest that a session outlives its connection."`
 	MaxKeepAlive          Duration `yaml:"max_keep_alive" word:"unlimited" def:"unlimited" doc:"Longest Keep Alive of MQTT 5.0 clients."`
 	PublishRate           Rate     `yaml:"publish_rate" word:"unlimited" def:"unlimited" doc:"Messages per second from one client. Beyond it its connection is read more slowly."`
 	PublishBurst          Count    `yaml:"publish_burst" def:"one second's worth" doc:"Messages above the rate that may come at once."`
+}
+
+// Memory bounds the process.
+type Memory struct {
+	Pos   Pos    `yaml:"-"`
+	Limit Budget `yaml:"limit" def:"75%" doc:"Of what the control group of the process or the machine has, or in bytes; at least 32MiB. Near the limit new connections wait and what clients keep does not grow (85 %); then QoS 0 is dropped, and the client that holds most is disconnected with 0x97 (95 %). An eighth of it bounds the packets that are on their way in, so a packet may not be larger; retained messages get at most half."`
 }
 
 // Log says what is logged.
@@ -205,11 +230,21 @@ type Count int
 // Size is a number of bytes, at least 1.
 type Size int
 
+// Policy is what happens at a quota.
+type Policy broker.QueuePolicy
+
 // Rate is a number per second, above 0.
 type Rate float64
 
 // Duration is a time span, above 0.
 type Duration time.Duration
+
+// Budget is a number of bytes, a percentage of what there is, or no limit; the zero value is 75 %.
+type Budget struct {
+	Bytes     int64
+	Percent   int
+	Unlimited bool
+}
 
 // Mode is the permission bits of a file.
 type Mode fs.FileMode
@@ -225,6 +260,13 @@ func (c *Count) Parse(s string) error {
 	}
 	*c = Count(n)
 	return nil
+}
+
+// Parse reads the name of a policy.
+func (p *Policy) Parse(s string) error {
+	policy, err := broker.ParseQueuePolicy(s)
+	*p = Policy(policy)
+	return err
 }
 
 var units = []struct {
@@ -274,6 +316,44 @@ func (d *Duration) Parse(s string) error {
 	}
 	*d = Duration(v)
 	return nil
+}
+
+// Parse reads a number of bytes with an optional unit, a percentage, or the word unlimited.
+func (b *Budget) Parse(s string) error {
+	if s == "unlimited" {
+		*b = Budget{Unlimited: true}
+		return nil
+	}
+	if digits, ok := strings.CutSuffix(s, "%"); ok {
+		n, err := strconv.ParseUint(strings.TrimSpace(digits), 10, 8)
+		if err != nil || n < 1 || n > 100 {
+			return fmt.Errorf("%q is not a percentage from 1%% to 100%%", s)
+		}
+		*b = Budget{Percent: int(n)}
+		return nil
+	}
+	var z Size
+	if z.Parse(s) != nil {
+		return fmt.Errorf("%q is none of a size such as 512MiB, a percentage such as 75%%, and the word unlimited", s)
+	}
+	*b = Budget{Bytes: int64(z)}
+	return nil
+}
+
+// Of returns the budget in bytes, zero for no limit, when there are that many bytes; zero is an unknown number, of which there is no
+// percentage.
+func (b Budget) Of(available int64) (int64, error) {
+	switch {
+	case b.Unlimited:
+		return 0, nil
+	case b.Bytes > 0:
+		return b.Bytes, nil
+	case b.Percent == 0:
+		b.Percent = 75
+	case available == 0:
+		return 0, fmt.Errorf("limit: this system does not say how much memory there is: give a size instead of %d%%", b.Percent)
+	}
+	return available/100*int64(b.Percent) + available%100*int64(b.Percent)/100, nil
 }
 
 // Parse reads octal digits.

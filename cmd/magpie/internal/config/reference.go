@@ -32,6 +32,7 @@ in [magpie.example.yaml](../magpie.example.yaml). ` + "`magpie check config magp
 | number | ` + "`1000`" + `, ` + "`10_000`" + `; at least 1 |
 | rate | ` + "`100`" + `, ` + "`0.5`" + `: per second, above 0 |
 | size | ` + "`512`" + ` (bytes), ` + "`64KiB`" + `, ` + "`1MiB`" + `, ` + "`2GiB`" + `; at least 1 |
+| percentage | ` + "`75%`" + `: from 1% to 100% |
 | time | ` + "`500ms`" + `, ` + "`10s`" + `, ` + "`5m`" + `, ` + "`2h`" + `, ` + "`7d`" + `; above 0 |
 | network | ` + "`10.0.0.0/8`" + `, ` + "`2001:db8::/32`" + `, ` + "`192.0.2.1`" + ` |
 | list | ` + "`[a, b]`" + `, or an entry with ` + "`- `" + ` on each line |
@@ -123,6 +124,8 @@ func typeWord(t reflect.Type) string {
 		return "number"
 	case reflect.TypeFor[Size]():
 		return "size"
+	case reflect.TypeFor[Budget]():
+		return "size, percentage or `unlimited`"
 	case reflect.TypeFor[Rate]():
 		return "rate"
 	case reflect.TypeFor[Duration]():

@@ -36,8 +36,8 @@ func (c *Config) Validate() (errs []error) {
 	if err := c.Auth.validate(); err != nil {
 		errs = append(errs, c.Auth.Pos.Errorf("auth: %w", err))
 	}
-	if _, _, err := c.Keeps(); err != nil {
-		errs = append(errs, c.Pos.Errorf("durability: %w", err))
+	if _, err := c.Storage(); err != nil {
+		errs = append(errs, err)
 	}
 	for _, t := range c.DollarTopics {
 		if err := validateDollar(t); err != nil {
@@ -50,21 +50,6 @@ func (c *Config) Validate() (errs []error) {
 		}
 	}
 	return errs
-}
-
-// Keeps returns whether messages are kept on disk, and how often they are synced; zero is before every acknowledgement.
-func (c *Config) Keeps() (keeps bool, interval time.Duration, err error) {
-	switch c.Durability {
-	case "", "memory":
-		return false, 0, nil
-	case "durable":
-		return true, 0, nil
-	}
-	text, ok := strings.CutPrefix(c.Durability, "interval=")
-	if interval, err = time.ParseDuration(text); !ok || err != nil || interval <= 0 {
-		return false, 0, fmt.Errorf("%q is not durable, interval=DUR (such as interval=1s) or memory", c.Durability)
-	}
-	return true, interval, nil
 }
 
 func validateDollar(t string) error {
