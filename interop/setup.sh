@@ -26,6 +26,7 @@ packages() {
 }
 
 packages 'mosquitto_pub mosquitto_sub mosquitto_rr' mosquitto-clients
+packages mosquitto mosquitto
 packages 'node npm' 'nodejs npm'
 
 # The lock file of what is installed lies beside it.

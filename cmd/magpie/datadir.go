@@ -17,8 +17,10 @@ var foreign = []struct{ name, broker, hint string }{
 
 // checkDataDir refuses a data directory in which another broker has its files. One with a journal is ours, whatever else is there.
 func checkDataDir(dir string) error {
-	if _, err := os.Stat(filepath.Join(dir, journalFolder)); err == nil {
+	if info, err := os.Stat(filepath.Join(dir, journalFolder)); err == nil && info.IsDir() {
 		return nil
+	} else if err == nil {
+		return hinted(fmt.Errorf("data directory: %s is not a folder", filepath.Join(dir, journalFolder)), "move it away, or choose another directory with --data DIR")
 	}
 	for _, f := range foreign {
 		if _, err := os.Lstat(filepath.Join(dir, f.name)); err != nil {
