@@ -3,9 +3,10 @@
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME    ?= 1m
 MAGPIE_TORTURE_KILLS ?= 1000
+MAGPIE_SOAK_TIME ?= 10m
 TARGETS     := linux/amd64 linux/arm64 linux/arm darwin/arm64 windows/amd64
 
-.PHONY: run test check lint cross fuzz bench bench-durable bench-queue bench-restart torture generate
+.PHONY: run test check lint cross fuzz bench bench-durable bench-queue bench-restart torture soak generate
 
 run: ## start a broker on 127.0.0.1:1883
 	go run ./cmd/magpie serve
@@ -50,7 +51,10 @@ bench-restart: ## measure the start with 100,000 sessions, a million subscriptio
 	MAGPIE_RESTART_SESSIONS=100000 go test -run '^$$' -bench '^BenchmarkRestart$$' -benchtime $(ROUNDS)x -timeout 1h ./broker
 
 torture: ## kill the broker MAGPIE_TORTURE_KILLS times while it works, and audit what is left
-	MAGPIE_TORTURE_KILLS=$(MAGPIE_TORTURE_KILLS) go test -tags torture -count=1 -v -timeout 4h -run '^TestLedger$$' ./torture
+	MAGPIE_TORTURE_KILLS=$(MAGPIE_TORTURE_KILLS) go test -count=1 -v -timeout 12h -run '^TestLedger$$' ./torture
+
+soak: ## have clients come and go for MAGPIE_SOAK_TIME, and see that the broker does not grow
+	MAGPIE_SOAK_TIME=$(MAGPIE_SOAK_TIME) go test -count=1 -v -timeout 48h -run '^TestSoak$$' ./torture
 
 generate: ## renew the pages in docs that are made from the code
 	go generate ./...

@@ -61,6 +61,11 @@ func newArena(t *testing.T, cfg broker.Config, more ...net.Listener) *arena {
 		if err := <-served; err != nil {
 			t.Errorf("serve: %v", err)
 		}
+		if cfg.Store != nil {
+			if err := cfg.Store.Close(); err != nil {
+				t.Errorf("close the store: %v", err)
+			}
+		}
 		goleak.VerifyNone(t, before)
 	})
 	a.startBystander()
@@ -160,6 +165,7 @@ type foe struct {
 	version mqtt.Version
 	buf     []byte
 	used    int
+	lastID  uint16 // of the last message
 }
 
 func newFoe(t testing.TB, nc net.Conn, v mqtt.Version) *foe {
@@ -411,7 +417,7 @@ func (f *foe) message(acknowledge bool) (m mqtt.Publish) {
 	if err := m.Parse(f.expect(mqtt.PUBLISH), f.version); err != nil {
 		f.t.Fatal(err)
 	}
-	m.Topic, m.Payload = bytes.Clone(m.Topic), bytes.Clone(m.Payload)
+	m.Topic, m.Payload, f.lastID = bytes.Clone(m.Topic), bytes.Clone(m.Payload), m.PacketID
 	if acknowledge && m.QoS == mqtt.AtLeastOnce {
 		ack := mqtt.Ack{Type: mqtt.PUBACK, PacketID: m.PacketID}
 		f.throw(ack.Append(nil, f.version))

@@ -46,6 +46,7 @@ type Broker struct {
 	lastSession atomic.Uint64         // number in the store given last
 	lastEnd     atomic.Uint64         // position in the store of the last end of a session
 	failure     atomic.Pointer[error] // of the store; nil while it works
+	limbo       limbo                 // what is on its way between sessions, where a checkpoint cannot see it
 	owning      sync.RWMutex          // held for reading from when the store is told of a message until every session has it
 	moving      sync.RWMutex          // held for reading while messages are read whose places stay in a session; see clean.go
 
@@ -101,6 +102,8 @@ func New(cfg Config) (*Broker, error) {
 	b.unfinished.most = b.limits.Memory / packetShare
 	b.holding.conns = make(map[*conn]struct{})
 	b.holding.sessions = make(map[*Session]struct{})
+	b.holding.wake, b.holding.over = make(chan struct{}, 1), make(chan struct{})
+	b.holding.end = sync.OnceFunc(func() { close(b.holding.over) })
 	b.accessEpoch.Store(1)
 	b.hooks.Store(hooksOf(b.observers))
 	b.ctx, b.cancel = context.WithCancel(context.Background())
@@ -109,6 +112,7 @@ func New(cfg Config) (*Broker, error) {
 			b.cancel()
 			return nil, err
 		}
+		b.tasks.Go(b.answerHeld)
 	}
 	if b.limits.Memory > 0 {
 		b.tasks.Go(func() { b.watchMemory(b.ctx) })
@@ -337,6 +341,7 @@ func (b *Broker) Shutdown(ctx context.Context) error {
 	done := make(chan struct{})
 	go func() {
 		b.connTasks.Wait()
+		b.holding.end()
 		b.closeLocals()
 		b.tasks.Wait()
 		b.stopSessionTimers()

@@ -27,6 +27,10 @@ type held struct {
 // holding is who waits for the store. What one connection waits for keeps its order [MQTT-4.6.0-2], [MQTT-4.6.0-3]: what needs
 // no commit waits behind what does.
 type holding struct {
+	wake chan struct{} // the store has committed something
+	over chan struct{} // closed when no connection is left
+	end  func()        // closes it
+
 	mu       sync.Mutex
 	conns    map[*conn]struct{}
 	sessions map[*Session]struct{} // with a message of QoS 2 that is not safe yet
@@ -108,8 +112,28 @@ func (c *conn) sendAnswer(t *turn, ack mqtt.Ack) {
 	c.sendAck(t, &ack)
 }
 
-// committed sends what waited for the store. The store calls it, on one goroutine.
+// committed wakes the goroutine that sends what waited for the store, which writes the next batch meanwhile.
 func (b *Broker) committed(store.Position) {
+	select {
+	case b.holding.wake <- struct{}{}:
+	default:
+	}
+}
+
+// answerHeld sends what waited for the store until the broker ends.
+func (b *Broker) answerHeld() {
+	for {
+		select {
+		case <-b.holding.over:
+			return
+		case <-b.holding.wake:
+			b.releaseAll()
+		}
+	}
+}
+
+// releaseAll sends what is safe by now.
+func (b *Broker) releaseAll() {
 	t := b.beginTurn()
 	defer t.end()
 	b.holding.mu.Lock()

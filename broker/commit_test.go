@@ -36,15 +36,16 @@ func (m *manualStore) Committed() store.Position {
 	return m.committed
 }
 
-func (m *manualStore) Safe(store.Promise) store.Position                       { return m.Committed() }
-func (m *manualStore) OnCommit(f func(store.Position))                         { m.news = f }
-func (m *manualStore) Maintain(store.Upkeep)                                   {}
-func (m *manualStore) OnFail(func(error))                                      {}
-func (m *manualStore) Restore(func(store.Position, *store.Record) error) error { return nil }
-func (m *manualStore) Load(store.Position, *store.Record) error                { return errors.New("not there") }
-func (m *manualStore) Busy() bool                                              { return false }
-func (m *manualStore) Use(store.Position, int)                                 {}
-func (m *manualStore) Close() error                                            { return nil }
+func (m *manualStore) Safe(store.Promise) store.Position                              { return m.Committed() }
+func (m *manualStore) OnCommit(f func(store.Position))                                { m.news = f }
+func (m *manualStore) Maintain(store.Upkeep)                                          {}
+func (m *manualStore) OnFail(func(error))                                             {}
+func (m *manualStore) Restore(func(store.Position, *store.Record) error) error        { return nil }
+func (m *manualStore) Load(store.Position, *store.Record) error                       { return errors.New("not there") }
+func (m *manualStore) LoadAll([]store.Position, func(int, *store.Record, error) bool) {}
+func (m *manualStore) Busy() bool                                                     { return false }
+func (m *manualStore) Use(store.Position, int)                                        {}
+func (m *manualStore) Close() error                                                   { return nil }
 
 func (m *manualStore) commit(p store.Position) {
 	m.mu.Lock()

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"encoding/binary"
+	"fmt"
 	"time"
 
 	"github.com/magpiemq/magpie/mqtt"
@@ -71,7 +72,7 @@ func (s *Session) offerKept(t *turn, sub *subscription, qos mqtt.QoS, retain boo
 	}
 	s.lose(losses)
 	if unsafe {
-		s.pump(t)
+		s.pumpQueue(t) // not what is retained: the caller holds owning
 	}
 	return drop, sent
 }
@@ -329,13 +330,30 @@ func (c *conn) sendAck(t *turn, a *mqtt.Ack) {
 	defer c.mu.Unlock()
 	before := len(c.out)
 	c.out = a.Append(c.room(5), c.version)
-	c.appended(t, len(c.out)-before)
+	if n := len(c.out) - before; c.mayHear(n) {
+		c.appended(t, n)
+	} else {
+		c.out = c.out[:before]
+	}
+}
+
+// mayHear reports whether the client's Maximum Packet Size allows an answer of n bytes [MQTT-3.1.2-24]. A client that cannot hear
+// the answer to what it has asked for is not told anything more: its connection ends.
+func (c *conn) mayHear(n int) bool {
+	if c.maxPacket == 0 || n <= c.maxPacket {
+		return true
+	}
+	c.stop(fmt.Errorf("%w: an answer of %d bytes for a client that takes %d", mqtt.PacketTooLarge, n, c.maxPacket))
+	return false
 }
 
 // sendBytes appends an encoded packet to the outbox.
 func (c *conn) sendBytes(t *turn, packet []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if !c.mayHear(len(packet)) {
+		return
+	}
 	c.out = append(c.room(len(packet)), packet...)
 	c.appended(t, len(packet))
 }

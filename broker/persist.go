@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -179,41 +180,48 @@ func (t *turn) deliver() {
 // An error is one that may pass: then they are those before the first that could not be read.
 func (s *Session) load(places []session.Place, bytes int) (ds []session.Delivery, err error) {
 	ds = make([]session.Delivery, 0, len(places))
-	for _, p := range places {
-		d, err := s.loadOne(p.Position, mqtt.QoS(p.QoS), p.Retain)
-		if err != nil {
-			return ds, err
+	at := make([]store.Position, len(places))
+	for i, p := range places {
+		at[i] = store.Position(p.Position)
+	}
+	s.broker.store.LoadAll(at, func(i int, r *store.Record, loading error) bool {
+		d := session.Delivery{Position: places[i].Position, QoS: mqtt.QoS(places[i].QoS), Retain: places[i].Retain}
+		if err = s.fill(&d, r, loading); err != nil {
+			return false
 		}
 		ds = append(ds, d)
-		if d.Message == nil {
-			continue
+		if d.Message != nil {
+			bytes -= d.Size()
 		}
-		if bytes -= d.Size(); bytes <= 0 {
-			break
-		}
-	}
-	return ds, nil
+		return bytes > 0
+	})
+	return ds, err
 }
 
 // loadOne reads one delivery. It has no message, and there is no error, when that is lost for good.
 func (s *Session) loadOne(position uint64, qos mqtt.QoS, retain bool) (d session.Delivery, err error) {
-	b := s.broker
 	d = session.Delivery{Position: position, QoS: qos, Retain: retain}
 	var r store.Record
-	if err := b.store.Load(store.Position(position), &r); err != nil {
-		b.log.Error("a message that waits cannot be read", "client", s.id, "reason", err)
+	err = s.broker.store.Load(store.Position(position), &r)
+	return d, s.fill(&d, &r, err)
+}
+
+// fill puts into a delivery what the store has of it.
+func (s *Session) fill(d *session.Delivery, r *store.Record, err error) error {
+	if err != nil {
+		s.broker.log.Error("a message that waits cannot be read", "client", s.id, "reason", err)
 		if errors.Is(err, store.ErrGone) || errors.Is(err, store.ErrDamaged) {
-			return d, nil
+			return nil
 		}
-		return d, fmt.Errorf("%w: %w", mqtt.ServerUnavailable, err)
+		return fmt.Errorf("%w: %w", mqtt.ServerUnavailable, err)
 	}
 	d.Message = r.Message
 	for i := range r.Recipients {
 		if to := &r.Recipients[i]; to.Session == s.number() || to.Session == store.SessionID(s.alias.Load()) {
-			d.QoS, d.Retain, d.IDs, d.Share = to.QoS, to.Retain, to.IDs, to.Share
+			d.QoS, d.Retain, d.IDs, d.Share = to.QoS, to.Retain, slices.Clone(to.IDs), strings.Clone(to.Share)
 		}
 	}
-	return d, nil
+	return nil
 }
 
 // fillMissing loads what was in flight before a restart.

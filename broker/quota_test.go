@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -241,11 +242,11 @@ func (s *countingStore) Use(at store.Position, n int) {
 	}
 }
 
-func (s *countingStore) Load(at store.Position, r *store.Record) error {
-	s.mu.Lock()
-	s.loads++
-	s.mu.Unlock()
-	return s.Memory.Load(at, r)
+func (s *countingStore) LoadAll(at []store.Position, f func(int, *store.Record, error) bool) {
+	s.Memory.LoadAll(at, func(i int, r *store.Record, err error) bool {
+		s.loads++ // one client takes at a time
+		return f(i, r, err)
+	})
 }
 
 // What waits for a slow client is in the store, even when its session ends with its connection. It comes in order and with what
@@ -327,4 +328,22 @@ func TestDurabilityOfNoFilter(t *testing.T) {
 		t.Error("accepted")
 		_ = b.Shutdown(t.Context())
 	}
+}
+
+// What waits counts as many bytes after a restart as before, with checkpoints in between or not.
+func TestQuotaAfterRestart(t *testing.T) {
+	restarting(t, func(r *rig, restart func() *rig) {
+		r.away("c", "a", 1)
+		pub := r.connect(mqtt.V5, "p")
+		for range 200 {
+			pub.publish("a", strings.Repeat("x", 99), 1)
+		}
+		before := r.b.Stats()
+		for range 3 {
+			r = restart()
+			if st := r.b.Stats(); st.QueuedBytes != before.QueuedBytes || st.QueuedMessages != 200 {
+				t.Errorf("%d messages of %d bytes wait, before the restart %d of %d", st.QueuedMessages, st.QueuedBytes, before.QueuedMessages, before.QueuedBytes)
+			}
+		}
+	})
 }

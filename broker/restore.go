@@ -124,6 +124,7 @@ func (b *Broker) resume() {
 }
 
 func (s *Session) resume(t *turn) {
+	defer s.broker.limbo.leave(s.broker.limbo.enter())
 	s.mu.Lock()
 	if s.since.IsZero() { // the end of the process ended its connection; after the next one that must be known, or its time never comes
 		s.since = t.now
@@ -170,6 +171,7 @@ func (b *Broker) storeFailed(err error) {
 
 // checkpoint emits the whole state as records: each session under its lock, and each page of retained messages under theirs.
 func (b *Broker) checkpoint(emit func(*store.Record) error) error {
+	b.limbo.begin()
 	b.owning.Lock() // a message that the store was told of before is in every queue from here on
 	b.mu.RLock()
 	all := slices.Collect(maps.Values(b.sessions))
@@ -180,7 +182,10 @@ func (b *Broker) checkpoint(emit func(*store.Record) error) error {
 			return err
 		}
 	}
-	return b.checkpointRetained(emit)
+	if err := b.checkpointRetained(emit); err != nil {
+		return err
+	}
+	return b.limbo.end()
 }
 
 // snapshot emits the records that describe the session now.
@@ -208,8 +213,13 @@ func (s *Session) snapshot(emit func(*store.Record) error) error {
 	if len(ids) > 0 {
 		records = append(records, store.Record{Kind: store.Inbound, Session: id, PacketIDs: ids})
 	}
+	messages, bytes := s.out.Queued()
 	for refs := range slices.Chunk(s.refs(), 1<<16) {
-		records = append(records, store.Record{Kind: store.Queue, Session: id, Refs: refs})
+		r := store.Record{Kind: store.Queue, Session: id, Refs: refs}
+		if messages > 0 {
+			r.Bytes = int64(bytes) / int64(messages) * int64(r.Waiting())
+		}
+		records = append(records, r)
 	}
 	for i := range records {
 		if err := emit(&records[i]); err != nil {

@@ -204,6 +204,10 @@ func (s *Session) sendRetained(c *conn, r *replay, sub *subscription, t *turn) (
 // is on its way: who replaces the message comes after that, so that a subscriber never gets the old one behind the new one.
 func (s *Session) sendCurrent(c *conn, r *replay, sub *subscription, name string, t *turn) (taken bool) {
 	b := t.broker
+	if b.store != nil {
+		b.owning.RLock()
+		defer b.owning.RUnlock()
+	}
 	b.retained.mu.RLock()
 	m, ok := b.retained.tree.Get(name)
 	if !ok || sub.NoLocal && m.Publisher == s.id {
@@ -225,11 +229,29 @@ func (s *Session) sendCurrent(c *conn, r *replay, sub *subscription, name string
 // sendAsked sends t.pub with RETAIN set, as it is sent because of a subscription [MQTT-3.3.1-8].
 func (s *Session) sendAsked(c *conn, sub *subscription, qos mqtt.QoS, t *turn) (drop DropReason, sent bool) {
 	if qos > mqtt.AtMostOnce {
-		return s.offerKept(t, sub, qos, true, 0)
+		return s.offerKept(t, sub, qos, true, s.keepCopy(t, sub, qos))
 	}
 	drop = c.sendPublish(t, &t.pub, 0, sub.ids, qos, true)
 	return drop, drop == nothingDropped
 }
+
+// keepCopy tells the store that the session is sent t.pub because of a subscription, and returns where it stands, 0 when it is not kept.
+// It is a record of its own: the session may have got the message before, and it may be replaced before this is acknowledged. Without
+// one, a restart would give the Packet Identifier to another message, which the client takes for this one.
+func (s *Session) keepCopy(t *turn, sub *subscription, qos mqtt.QoS) (position uint64) {
+	id := s.number()
+	if id == 0 || t.broker.store == nil {
+		return 0
+	}
+	m := *t.pub.message(t.now)
+	m.Retain = false // it does not retain anything once more
+	t.recipients = append(t.recipients[:0], store.Recipient{Session: id, QoS: qos, Retain: true, IDs: sub.ids})
+	t.record = store.Record{Kind: store.Accepted, Message: &m, Recipients: t.recipients}
+	return uint64(t.broker.noteLater(&t.record))
+}
+
+// walkAhead is how many messages of QoS 2 of a walk may wait for the store.
+const walkAhead = 32
 
 // takesNow reports whether a message of the walk r can be sent to c at once. When it cannot, pump is called again once it
 // can, or the walk has ended.
@@ -242,5 +264,9 @@ func (s *Session) takesNow(c *conn, r *replay, qos mqtt.QoS) bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.replays) > 0 && s.replays[0] == r && (qos == mqtt.AtMostOnce || s.out.Open())
+	if len(s.replays) == 0 || s.replays[0] != r {
+		return false
+	}
+	waiting, _ := s.out.Queued()
+	return qos == mqtt.AtMostOnce || s.out.Open() || qos == mqtt.ExactlyOnce && s.number() != 0 && waiting < walkAhead
 }

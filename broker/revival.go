@@ -64,7 +64,11 @@ func (r *revival) apply(at store.Position, rec *store.Record) error {
 	case store.Accepted:
 		r.accept(at, rec)
 	case store.Moved:
-		r.move(rec.About, at, rec)
+		if rec.Session != 0 {
+			r.pass(at, rec)
+		} else {
+			r.move(rec.About, at, rec)
+		}
 	case store.Retained:
 		return r.retain(at, rec)
 	case store.Ended:
@@ -108,12 +112,8 @@ func (r *revival) accept(at store.Position, rec *store.Record) {
 	case rec.Session != 0:
 		r.session(rec.Session).will = nil // this was it
 	}
+	r.queue(at, rec)
 	m := rec.Message
-	bytes := uint32(len(m.Topic) + len(m.Payload) + len(m.Props))
-	for i := range rec.Recipients {
-		to := &rec.Recipients[i]
-		r.session(to.Session).push(waiting{at, bytes, to.QoS, to.Retain, to.Share != ""})
-	}
 	if m.Retain && len(r.gone) > 0 {
 		put(&r.replaced, m.Topic, at)
 	}
@@ -124,6 +124,22 @@ func (r *revival) accept(at store.Position, rec *store.Record) {
 	default:
 		r.retained[m.Topic] = kept{m, at}
 	}
+}
+
+// queue lets a message wait for its recipients.
+func (r *revival) queue(at store.Position, rec *store.Record) {
+	m := rec.Message
+	bytes := uint32(len(m.Topic) + len(m.Payload) + len(m.Props))
+	for i := range rec.Recipients {
+		to := &rec.Recipients[i]
+		r.session(to.Session).push(waiting{at, bytes, to.QoS, to.Retain, to.Share != ""})
+	}
+}
+
+// pass gives a message to others in place of the session that was to get it.
+func (r *revival) pass(at store.Position, rec *store.Record) {
+	r.session(rec.Session).apply(&store.Record{Kind: store.Done, About: rec.About}, r.where)
+	r.queue(at, rec)
 }
 
 // move notes that a message was copied.
@@ -208,7 +224,7 @@ func (s *revived) apply(rec *store.Record, where func(store.Position) store.Posi
 	case store.WillGone:
 		s.will = nil
 	case store.Queue:
-		s.checkpointed(rec.Refs, where)
+		s.checkpointed(rec, where)
 	case store.Inbound:
 		for _, id := range rec.PacketIDs {
 			put(&s.in, id, true)
@@ -252,16 +268,22 @@ func (s *revived) settle(where func(store.Position) store.Position) {
 	}
 	s.queue = slices.DeleteFunc(s.queue, func(w waiting) bool { return done(w.at) })
 	for id, f := range s.sent {
-		if done(f.About) {
+		switch {
+		case !done(f.About):
+		case f.QoS == mqtt.AtLeastOnce:
 			delete(s.sent, id)
+		default:
+			f.Received = true // it was taken out of a handshake, which has to end all the same: the client may know it
+			s.sent[id] = f
 		}
 	}
 	s.done = s.done[:0]
 }
 
 // checkpointed takes a part of the queue from a checkpoint. What it does not name was accepted while the checkpoint was being
-// taken and comes behind, unless it is done.
-func (s *revived) checkpointed(refs []store.Ref, where func(store.Position) store.Position) {
+// taken and comes behind, unless it is done. Of the sizes of those that it names only the sum is known.
+func (s *revived) checkpointed(rec *store.Record, where func(store.Position) store.Position) {
+	refs, mean := rec.Refs, rec.MeanBytes()
 	rest := s.queue[s.listed:]
 	sizes := make(map[store.Position]uint32, len(rest)) // of what is not named
 	for _, w := range rest {
@@ -270,7 +292,10 @@ func (s *revived) checkpointed(refs []store.Ref, where func(store.Position) stor
 	queue := slices.Grow(s.queue[:s.listed:s.listed], len(refs)+len(rest))
 	for _, ref := range refs {
 		at := where(ref.About)
-		bytes := sizes[at]
+		bytes, known := sizes[at]
+		if !known {
+			bytes = mean
+		}
 		delete(sizes, at)
 		if ref.PacketID != 0 {
 			delete(s.sent, ref.PacketID) // records before may have told of later ones: here is the order

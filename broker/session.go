@@ -56,6 +56,7 @@ type Session struct {
 // openSession gives the connection its session: the one that exists, or a new one [MQTT-3.1.2-4], [MQTT-3.1.2-5]. The
 // CONNACK is the first thing in the outbox; from then on messages may follow it.
 func (b *Broker) openSession(c *conn, w *will, t *turn) error {
+	defer b.limbo.leave(b.limbo.enter())
 	for {
 		b.seeOff(c, t)
 		s, old, err := b.findSession(c)
@@ -222,6 +223,7 @@ func (s *Session) detach(c *conn, cause error) {
 	}
 	s.leaving.Store(c)
 	defer s.leaving.Store(nil)
+	defer b.limbo.leave(b.limbo.enter())
 	s.conn.Store(nil)
 	s.since = time.Now()
 	s.replays = nil
@@ -287,6 +289,7 @@ func (s *Session) leaveWill(ago time.Duration) (now *will) {
 
 // willDue publishes a delayed Will, unless the client came back.
 func (s *Session) willDue(w *will) {
+	defer s.broker.limbo.leave(s.broker.limbo.enter())
 	s.mu.Lock()
 	due := s.will == w && s.conn.Load() == nil && !s.ended
 	if due {
@@ -317,6 +320,7 @@ func (s *Session) expire(info *ClientInfo) {
 // endSession removes the session, and its connection if there is one, which hears the cause. Without a cause it only ends
 // while nobody is connected.
 func (b *Broker) endSession(s *Session, cause error, t *turn) {
+	defer b.limbo.leave(b.limbo.enter())
 	s.mu.Lock()
 	if s.ended || cause == nil && s.conn.Load() != nil {
 		s.mu.Unlock()
@@ -362,7 +366,8 @@ func (b *Broker) bury(s *Session, r remains, cause error, t *turn) {
 		b.publishWill(r.will, t)
 	}
 	at := s.noteSession(store.Record{Kind: store.Ended}) // last, so that nothing is lost that was passed on
-	b.lastEnd.Store(max(b.lastEnd.Load(), uint64(at)))
+	for last := b.lastEnd.Load(); uint64(at) > last && !b.lastEnd.CompareAndSwap(last, uint64(at)); last = b.lastEnd.Load() {
+	}
 }
 
 // publishWill publishes a Will, if its client still may [MQTT-3.1.2-8].

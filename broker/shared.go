@@ -144,6 +144,7 @@ func (b *Broker) takeOut(s *Session, t *turn, judge func(d session.Delivery, sta
 
 // takeBack queues a delivery again that nobody else could have.
 func (s *Session) takeBack(d session.Delivery, t *turn) {
+	s.broker.limbo.giveBack()
 	s.mu.Lock()
 	if !s.ended {
 		s.out.Push(d)
@@ -199,8 +200,7 @@ func (b *Broker) routeAgain(d session.Delivery, s *Session, t *turn) (moved bool
 	if b.store != nil {
 		b.owning.RLock()
 		defer b.owning.RUnlock()
-		t.collectRecipients()
-		if err := b.keep(t, nil, 0); err != nil {
+		if err := b.pass(t, s, &d); err != nil {
 			if b.failure.Load() != nil || !s.isOver() {
 				return false
 			}
@@ -209,4 +209,25 @@ func (b *Broker) routeAgain(d session.Delivery, s *Session, t *turn) (moved bool
 	}
 	t.deliver()
 	return true
+}
+
+// pass tells the store that t.pub, which s was to get as d, is for t.targets: in one record, so that a restart finds it with one of
+// them. It does not retain it once more.
+func (b *Broker) pass(t *turn, s *Session, d *session.Delivery) error {
+	t.collectRecipients()
+	if len(t.recipients) == 0 {
+		return nil
+	}
+	m := *t.pub.message(t.now)
+	m.Retain = false
+	t.record = store.Record{Kind: store.Accepted, Message: &m, Recipients: t.recipients}
+	known := s.number() != 0 && d.Position != 0
+	if known {
+		t.record.Kind, t.record.Session, t.record.About = store.Moved, s.number(), store.Position(d.Position)
+	}
+	var err error
+	if t.pub.position, err = b.note(&t.record); err == nil && known {
+		b.store.Use(t.pub.position, 1)
+	}
+	return err
 }

@@ -229,6 +229,7 @@ func (s *Session) dropSubscription(filter string, c *conn, t *turn) (removed boo
 	}
 	s.mu.Unlock()
 	if ok && sub.share != "" {
+		defer s.broker.limbo.leave(s.broker.limbo.enter())
 		s.broker.passOnShare(s, sub.share, t)
 	}
 	return ok, nil

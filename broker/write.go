@@ -234,7 +234,11 @@ func (c *conn) disconnectPacket(err error) []byte {
 		return nil
 	}
 	d := mqtt.Disconnect{Code: disconnectCode(code), Props: c.explain(err)}
-	return d.Append(nil, c.version)
+	packet := d.Append(nil, c.version)
+	if len(packet) > c.maxPacket {
+		return nil // [MQTT-3.1.2-24]
+	}
+	return packet
 }
 
 // disconnectCode returns the code that a DISCONNECT has for what an authenticator says: some of its codes belong into

@@ -60,7 +60,7 @@ func (c *Conn) startReauth(r *request) error {
 	}
 	r.sent = true
 	c.append(c.authPacket(mqtt.ReAuthenticate, data))
-	c.room.Broadcast() // an answer is expected: the reader may have to read on
+	c.cfg.Session.room.Broadcast() // an answer is expected: the reader may have to read on
 	return nil
 }
 

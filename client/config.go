@@ -24,6 +24,7 @@ const (
 	defaultMaxPacket   = 16 << 20
 	defaultInboxBytes  = 16 << 20
 	defaultHandshakes  = 128
+	defaultInflightV3  = 20
 	mostHandshakes     = 1 << 15 // leaves Packet Identifiers for SUBSCRIBE
 	mostReceiveMaximum = 65_535
 )
@@ -52,8 +53,8 @@ type Config struct {
 	// ReceiveMaximum is how many messages of QoS 1 and 2 the server may send before the handler has returned, 1 to 65,535. Zero
 	// means 128. MQTT 3 has no limit.
 	ReceiveMaximum int
-	// MaxInflight is how many messages of QoS 1 and 2 are sent before the server has answered, 1 to 32,768. Zero means 128.
-	// The server may allow fewer.
+	// MaxInflight is how many messages of QoS 1 and 2 are sent before the server has answered, 1 to 32,768. Zero means 128, and 20
+	// with MQTT 3, where a server cannot say how many it takes, and some lose what comes beyond. One of MQTT 5.0 may allow fewer.
 	MaxInflight int
 
 	MaxPacketSize     int             // bytes of the largest packet that is taken; zero means 16 MiB
@@ -84,6 +85,9 @@ func (c Config) withDefaults() (Config, error) {
 		}
 	}
 	set(&c.ReceiveMaximum, defaultHandshakes)
+	if c.Version != mqtt.V5 {
+		set(&c.MaxInflight, defaultInflightV3)
+	}
 	set(&c.MaxInflight, defaultHandshakes)
 	set(&c.MaxPacketSize, defaultMaxPacket)
 	set(&c.InboxBytes, defaultInboxBytes)

@@ -30,37 +30,37 @@ type Conn struct {
 	clientID  string
 	keepAlive time.Duration // zero: off
 	connack   mqtt.Connack
+	kept      bool // the server has its half of the session
 	receive   receiveLimits
 	sending   sendLimits
-	dropped   atomic.Uint64
+	box       *mailbox // of Config.Handler; nil when there is none
+
+	received, dropped, unhandled, published, acknowledged atomic.Uint64 // messages
 
 	// The reader's own.
 	in        input
+	publish   mqtt.Publish // the last one
+	names     names
+	boxes     []*mailbox
 	aliasesIn session.AliasesIn
 
 	ended  chan struct{} // closed when the connection is over: the server is told, nothing else is sent
 	closed chan struct{} // closed when the stream is
 	done   chan struct{} // closed when the handler has returned, too
 
-	mu         sync.Mutex // guards all below, and cfg.Session
-	err        error      // why the connection is over
-	cut        bool       // at the end, write nothing more
-	out        []byte     // waits to be written
-	ackBytes   int        // of out: bytes that the server has caused
-	wake       sync.Cond  // the writer's: out, err
+	mu         *sync.Mutex // Session.mu: guards all below
+	err        error       // why the connection is over
+	cut        bool        // at the end, write nothing more
+	out        []byte      // waits to be written
+	after      uint64      // what has to be on the disk before out is written, see keeper
+	ackBytes   int         // of out: bytes that the server has caused
+	wake       sync.Cond   // the writer's: out, err
 	aliasesOut session.AliasesOut
+	acks       acks
 
-	queued   map[*mqtt.Message]*Publication // wait in the session for the window
-	flying   map[uint16]*Publication        // were sent
-	requests map[uint16]*request            // SUBSCRIBE, UNSUBSCRIBE
-	held     *heldPublish                   // nil almost always
-	reauth   *request                       // re-authentication under way
-	waiting  int                            // callers that wait for room
-	room     sync.Cond                      // theirs and the reader's: something has left out, queued, requests or inbox
-
-	inbox      []*Delivery
-	inboxBytes int
-	mail       sync.Cond // the handler's: inbox, err
+	requests map[uint16]*request // SUBSCRIBE, UNSUBSCRIBE
+	held     *heldPublish        // nil almost always
+	reauth   *request            // re-authentication under way
 
 	lastRead, lastWrite, lastPing time.Time
 	paused                        bool // the reader waits for the handler
@@ -69,12 +69,15 @@ type Conn struct {
 
 func newConn(nc net.Conn, cfg Config) *Conn {
 	c := &Conn{
-		nc: nc, cfg: cfg, version: cfg.Version, receive: limitsOf(&cfg),
+		nc: nc, cfg: cfg, version: cfg.Version, receive: limitsOf(&cfg), mu: &cfg.Session.mu,
 		ended: make(chan struct{}), closed: make(chan struct{}), done: make(chan struct{}),
-		queued: make(map[*mqtt.Message]*Publication), flying: make(map[uint16]*Publication), requests: make(map[uint16]*request),
+		requests: make(map[uint16]*request),
 	}
 	c.in.r = nc
-	c.wake.L, c.room.L, c.mail.L = &c.mu, &c.mu, &c.mu
+	c.wake.L = c.mu
+	if cfg.Handler != nil && cfg.Session.keeper == nil {
+		c.box = newMailbox(cfg.Session, cfg.Handler, false)
+	}
 	return c
 }
 
@@ -88,14 +91,37 @@ func (c *Conn) start() {
 	if c.keepAlive > 0 {
 		c.timer = time.AfterFunc(c.pingEvery(), c.checkAlive)
 	}
+	c.startSession()
 	go c.run()
+}
+
+// startSession begins a connection of the session: what is on its way is sent again.
+func (c *Conn) startSession() {
+	s := c.cfg.Session
+	if !c.kept {
+		s.forget() // [MQTT-3.2.2-5]
+	}
+	s.conn = c
+	s.in.Connected(c.receive.maximum)
+	s.out.Connected(min(c.cfg.MaxInflight, c.sending.receiveMaximum))
+	c.aliasesIn.Reset(c.receive.aliases)
+	c.aliasesOut.Reset(c.sending.aliases)
+	if s.keeper != nil {
+		s.keeper.started(c, c.kept)
+	}
+	for id := range s.out.Released() {
+		c.appendAck(mqtt.Ack{Type: mqtt.PUBREL, PacketID: id}) // [MQTT-4.4.0-1]
+	}
+	c.pump()
 }
 
 // run owns the goroutines of the connection.
 func (c *Conn) run() {
 	var stream, handler sync.WaitGroup
 	stream.Go(c.writeAll)
-	handler.Go(c.handleAll)
+	if c.box != nil {
+		handler.Go(c.box.run)
+	}
 	c.readAll()
 	stream.Wait()
 	_ = c.nc.Close()
@@ -114,6 +140,12 @@ func (c *Conn) end(err error, flush bool, last *mqtt.Disconnect) {
 		return
 	}
 	c.err, c.cut = err, !flush
+	if s := c.cfg.Session; s.conn == c {
+		s.conn = nil
+		if s.keeper != nil {
+			s.keeper.ended(c)
+		}
+	}
 	if last != nil {
 		c.out = last.Append(c.out, c.version)
 	}
@@ -126,19 +158,27 @@ func (c *Conn) end(err error, flush bool, last *mqtt.Disconnect) {
 		c.timer.Stop()
 	}
 	c.failAll(err)
+	c.closeBox()
 	close(c.ended)
 	c.wake.Broadcast()
-	c.room.Broadcast()
-	c.mail.Broadcast()
+	c.cfg.Session.room.Broadcast()
 }
 
-// failAll tells everybody who waits for an answer that there will be none.
-func (c *Conn) failAll(err error) {
-	for _, p := range c.queued {
-		p.finish(mqtt.UnspecifiedError, err)
+// closeBox lets the handler have what has arrived, unless this side has ended the connection.
+func (c *Conn) closeBox() {
+	if c.box == nil {
+		return
 	}
-	for _, p := range c.flying {
-		p.finish(mqtt.UnspecifiedError, err)
+	if c.err == ErrClosed {
+		c.box.discard()
+	}
+	c.box.close()
+}
+
+// failAll tells everybody who waits for an answer that there will be none. The messages of a Client go on without the connection.
+func (c *Conn) failAll(err error) {
+	if s := c.cfg.Session; s.keeper == nil {
+		s.failPublications(err)
 	}
 	for _, r := range c.requests {
 		r.fail(err)
@@ -146,7 +186,7 @@ func (c *Conn) failAll(err error) {
 	if c.reauth != nil {
 		c.reauth.fail(err)
 	}
-	c.queued, c.flying, c.requests, c.reauth = nil, nil, nil, nil
+	c.requests, c.reauth = nil, nil
 }
 
 // Done is closed when the connection has ended, whatever the reason, the handler has returned, and the [Session] may be used
@@ -221,27 +261,30 @@ func (c *Conn) append(packet []byte) {
 
 // await waits, holding mu, until ready reports true. The error is ctx's, or why the connection ended.
 func (c *Conn) await(ctx context.Context, ready func() bool) error {
-	if c.err == nil && ready() {
-		return nil
+	return c.cfg.Session.await(ctx, func() (bool, error) { return c.err == nil && ready(), c.err })
+}
+
+// await waits, holding mu, until ready reports true or an error, or ctx is done.
+func (s *Session) await(ctx context.Context, ready func() (bool, error)) error {
+	if ok, err := ready(); ok || err != nil {
+		return err
 	}
 	stop := context.AfterFunc(ctx, func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.room.Broadcast()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.room.Broadcast()
 	})
 	defer stop()
-	c.waiting++
-	defer func() { c.waiting-- }()
-	c.room.Broadcast() // the reader may have to read on
+	s.waiting++
+	defer func() { s.waiting-- }()
+	s.room.Broadcast() // the reader may have to read on
 	for {
-		switch {
-		case c.err != nil:
-			return c.err
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case ready():
-			return nil
+		if ok, err := ready(); ok || err != nil {
+			return err
 		}
-		c.room.Wait()
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		s.room.Wait()
 	}
 }

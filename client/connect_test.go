@@ -209,7 +209,7 @@ func TestConfigErrors(t *testing.T) {
 
 func TestDialAddressErrors(t *testing.T) {
 	for _, address := range []string{"://secret", "ftp://127.0.0.1", "mqtt://"} {
-		_, err := Dial(t.Context(), address, Config{})
+		_, err := DialConn(t.Context(), address, Config{})
 		if err == nil || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%q: error %v", address, err)
 		}

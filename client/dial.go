@@ -13,15 +13,22 @@ import (
 	"github.com/magpiemq/magpie/transport"
 )
 
-// Dial connects to the server that a URL names: mqtt, mqtts, ws, wss or unix, as in [transport.Dial]; user and password in it
-// count when cfg has none. It returns when the server has accepted. ctx governs the connecting only.
+// errSilent is the end of a stream without an answer to CONNECT.
+var errSilent = errors.New("server closed the connection instead of answering CONNECT")
+
+// DialConn makes one connection to the server that a URL names: mqtt, mqtts, ws, wss or unix, as in [transport.Dial]; user and
+// password in it count when cfg has none. It returns when the server has accepted. ctx governs the connecting only.
 //
 // A refusal is a [ServerError]: errors.As finds its [mqtt.ReasonCode], UnsupportedProtocolVersion for example.
-func Dial(ctx context.Context, rawURL string, cfg Config) (*Conn, error) {
+func DialConn(ctx context.Context, rawURL string, cfg Config) (*Conn, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil {
 		return nil, errors.New("server's address is not a URL") // without its text: it may hold a password
 	}
+	return dial(ctx, u, cfg)
+}
+
+func dial(ctx context.Context, u *url.URL, cfg Config) (*Conn, error) {
 	if cfg.Timeout == 0 {
 		cfg.Timeout = defaultTimeout
 	}
@@ -44,7 +51,7 @@ func Dial(ctx context.Context, rawURL string, cfg Config) (*Conn, error) {
 	return c, nil
 }
 
-// Connect is Dial over a stream that exists. It owns nc from now on and closes it, also when it returns an error.
+// Connect is DialConn over a stream that exists. It owns nc from now on and closes it, also when it returns an error.
 func Connect(ctx context.Context, nc net.Conn, cfg Config) (*Conn, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
@@ -55,6 +62,7 @@ func Connect(ctx context.Context, nc net.Conn, cfg Config) (*Conn, error) {
 		_ = nc.Close()
 		return nil, errors.New("session is in use by another connection")
 	}
+	cfg.Session.prepare()
 	ctx, cancel := context.WithTimeout(ctx, cfg.Timeout)
 	defer cancel()
 	c := newConn(nc, cfg)
@@ -88,7 +96,7 @@ func (c *Conn) login() error {
 	for {
 		f, err := c.in.next(c.version, c.receive.maxPacket)
 		if errors.Is(err, io.EOF) {
-			return errors.New("server closed the connection instead of answering CONNECT")
+			return errSilent
 		} else if err != nil {
 			return fmt.Errorf("waiting for CONNACK: %w", err)
 		}
@@ -115,10 +123,17 @@ func (c *Conn) say(b []byte) error {
 // onConnack takes the server's decision, its half of the session, and its limits.
 func (c *Conn) onConnack(f mqtt.Frame, connect *mqtt.Connect) error {
 	ack := &c.connack
-	if err := ack.Parse(f, c.version); err != nil {
+	v := c.version
+	if len(f.Body) == 2 && v == mqtt.V5 {
+		v = mqtt.V311 // a server that knows no 5.0 refuses in its own words
+	}
+	if err := ack.Parse(f, v); err != nil {
 		return fmt.Errorf("CONNACK: %w", err)
 	}
 	ack.Props = ack.Props.Without() // a copy
+	if v != c.version && ack.Code == mqtt.Success {
+		return violation(mqtt.ProtocolError, "CONNACK of another version")
+	}
 	if ack.Code != mqtt.Success {
 		return serverError(mqtt.CONNACK, ack.Code, ack.Props)
 	}
@@ -135,23 +150,6 @@ func (c *Conn) onConnack(f mqtt.Frame, connect *mqtt.Connect) error {
 	if s, ok := ack.Props.Int(mqtt.ServerKeepAlive); ok {
 		c.keepAlive = time.Duration(s) * time.Second // [MQTT-3.1.2-21]
 	}
-	kept := ack.SessionPresent || c.version == mqtt.V31 && !connect.CleanStart // MQTT 3.1 does not say
-	c.startSession(kept)
+	c.kept = ack.SessionPresent || c.version == mqtt.V31 && !connect.CleanStart // MQTT 3.1 does not say
 	return nil
-}
-
-// startSession begins a connection of the session: what is on its way is sent again.
-func (c *Conn) startSession(kept bool) {
-	s := c.cfg.Session
-	if !kept {
-		s.forget() // [MQTT-3.2.2-5]
-	}
-	s.in.Connected(c.receive.maximum)
-	s.out.Connected(min(c.cfg.MaxInflight, c.sending.receiveMaximum))
-	c.aliasesIn.Reset(c.receive.aliases)
-	c.aliasesOut.Reset(c.sending.aliases)
-	for id := range s.out.Released() {
-		c.appendAck(mqtt.Ack{Type: mqtt.PUBREL, PacketID: id}) // [MQTT-4.4.0-1]
-	}
-	c.pump()
 }

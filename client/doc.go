@@ -1,27 +1,59 @@
-// Package client is one connection to an MQTT server, for versions 3.1, 3.1.1 and 5.0 alike:
+// Package client is an MQTT client for versions 3.1, 3.1.1 and 5.0 alike, against any server:
 //
-//	c, err := client.Dial(ctx, "mqtt://127.0.0.1", client.Config{
-//		Handler: func(d *client.Delivery) { fmt.Printf("%s %s\n", d.Message.Topic, d.Message.Payload) },
-//	})
+//	c, err := client.Dial(ctx, "mqtt://127.0.0.1", client.WithClientID("bin-7"))
 //	if err != nil {
 //		return err
 //	}
-//	defer c.Close()
-//	_, err = c.Subscribe(ctx, mqtt.Subscription{Filter: "bins/#", QoS: mqtt.AtLeastOnce})
-//	_, err = c.Publish(ctx, &mqtt.Message{Topic: "bins/7/level", Payload: []byte("93"), QoS: mqtt.AtLeastOnce})
+//	defer c.Close(ctx)
+//	_, err = c.Subscribe(ctx, "bins/+/command", func(d *client.Delivery) { fmt.Printf("%s %s\n", d.Topic, d.Payload) })
+//	err = c.Publish(ctx, "bins/7/level", []byte("93"))
 //
-// It knows the protocol from the client's side: the handshakes of QoS 1 and 2, the server's limits, keep alive, enhanced
-// authentication. It refuses to know how to connect again after the end and where to keep messages meanwhile; what such a
-// client needs is here: a [Session] outlives its connections, and [Conn.Done] tells when the next one may begin.
+// There are two levels. A [Client] connects again by itself, keeps its subscriptions and its messages from one connection to the next, and
+// has a handler for each subscription. It stands on a [Conn], one connection with one handler, for programs that end with
+// their connection. Both speak the whole protocol: the handshakes of QoS 1 and 2, the server's limits, Topic Aliases, keep alive, enhanced
+// authentication. Neither knows what messages mean.
 //
-// # Goroutines
+// # What Publish returns
 //
-// The methods of a [Conn] may be called by many goroutines at once, the [Config.Handler] included: it runs on a goroutine of
-// its own, one message after the other in the order of their arrival, and may publish, subscribe and close. A message of
-// QoS 1 or 2 is acknowledged when the handler has returned. A handler that is slow makes the server wait: the connection is
-// not read while [Config.InboxBytes] wait for the handler. The exception is while a publish or subscribe waits for its answer, which
-// may be behind those messages; then QoS 0 beyond the limit is dropped and counted ([Conn.Dropped]), and when QoS 1 and 2 reach
-// four times the limit the connection ends with [mqtt.QuotaExceeded].
+// nil means that the handshake of the QoS is complete; with [Queued], that the message is safely queued. A [ServerError], or an error that
+// wraps a [mqtt.ReasonCode], means that it did not arrive and never will. The error of the context means that the caller has
+// stopped waiting: the message was taken back if it was not sent, else it may arrive. [ErrClosed] means that the client ended
+// first. The end of a connection is no error: the message waits for the next one.
+//
+// # Order
+//
+// Messages of one QoS are sent in the order of the calls, also across connections and, with [WithQueue], across programs. Each subscription
+// is given its messages in the order of their arrival. Repetitions, which QoS 1 allows, may come between; what comes for the first
+// time is in order. Acknowledgements are sent in the order of the messages [MQTT-4.6.0-2].
+//
+// QoS 2 arrives exactly once as long as the server keeps its half of the session. When it has lost that, messages without PUBREC are sent
+// again as new ones: nothing is lost, and what the server had already passed on comes twice. When this program ends, what it knew about
+// messages on their way here ends, too: one that was being handled comes again if the session is kept.
+//
+// # What a new connection does
+//
+// If the server has kept the session (MQTT 5.0 keeps it while the link is down; MQTT 3 only with [WithSession]), its half and ours
+// fit together, and only subscriptions without an answer are asked for again. If not, all are made again, before anything is published. Then
+// PUBRELs and messages without an answer are sent again in their order, then what has waited. What still waits for handlers
+// is not fetched a second time if the server repeats it: the acknowledgement goes out on the new connection when the handler is done.
+//
+// A session that outlives the program has messages before anybody has subscribed. Those wait, for 10 s from the first connection on, for a
+// subscription that takes them; what nobody takes goes to [Config.Handler], or is acknowledged and counted.
+//
+// # Back-pressure
+//
+// Each subscription has a goroutine and a queue of its own, so a handler may block, publish, subscribe, close, and wait for another
+// handler. Together the queues hold [Config.InboxBytes]; QoS 1 and 2 are also limited by the Receive Maximum that the server was told
+// (MQTT 5.0). Beyond it nothing is read from the connection. The exception is while somebody waits for an answer of the server, which may be
+// behind those messages, and may be what a handler waits for: then QoS 0 beyond the limit is dropped and counted, and when QoS 1 and
+// 2 reach four times the limit the connection ends with [mqtt.QuotaExceeded]; the server has those messages still.
+//
+// In the other direction Publish blocks while 4096 messages or 1 MiB wait in memory, or with [WithQueue] its limit on disk.
+//
+// # Ownership
+//
+// A [Delivery] is good until its handler returns: its memory is used again, so that a message costs no allocation. [Delivery.Keep] copies. With
+// [ManualAck] it is the receiver's. Payloads given to Publish and PublishAsync are copied; those given to [Conn.Start] are not.
 //
 // # Errors
 //
@@ -31,7 +63,15 @@
 //	var code mqtt.ReasonCode
 //	if errors.As(err, &code) && code == mqtt.NotAuthorized {
 //
-// # Locks
+// A setting that can never work is a [ConfigError]. A refused login is tried again as rarely as the backoff allows, and reported; a CONNECT
+// that no server can accept ends the client.
 //
-// One mutex, Conn.mu, guards the session and all that waits. It is not held while reading, writing or calling the handler.
+// # Goroutines and locks
+//
+// A connection has a reader and a writer. A client has a supervisor, which connects, and one goroutine for each subscription with a handler; one for
+// the user's On… functions while there is something to tell; with a queue its loader and the journal's own.
+//
+// One mutex, Session.mu, guards the session, what its connection has waiting, and the client's subscriptions. It is not held while reading,
+// writing or calling the user. Inside it: events.mu, queue.mu, the journal's. Data flows one way: the reader puts deliveries into mailboxes and
+// answers into the writer's buffer; nobody waits for a handler but the handler's own mailbox.
 package client

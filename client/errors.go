@@ -44,3 +44,17 @@ func serverError(t mqtt.PacketType, code mqtt.ReasonCode, props mqtt.Properties)
 func violation(code mqtt.ReasonCode, format string, args ...any) error {
 	return fmt.Errorf("server broke the protocol: %w: %s", code, fmt.Sprintf(format, args...))
 }
+
+// ErrOffline is the error of what could not be done in time because there was no connection.
+var ErrOffline = errors.New("not connected")
+
+// ConfigError says which setting of [Dial] can never work.
+type ConfigError struct {
+	What string // the setting: "server", "options", "queue"
+	Err  error
+}
+
+func (e *ConfigError) Error() string { return e.What + ": " + e.Err.Error() }
+
+// Unwrap returns the reason.
+func (e *ConfigError) Unwrap() error { return e.Err }

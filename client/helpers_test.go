@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"os"
 	"testing"
 	"testing/synctest"
 
@@ -12,7 +13,12 @@ import (
 	"github.com/magpiemq/magpie/mqtt"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if url := os.Getenv(childURL); url != "" {
+		publishForEver(url)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // peer is a server that does what the test says.
 type peer struct {

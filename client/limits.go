@@ -58,30 +58,29 @@ func number(p mqtt.Properties, id mqtt.Property, byDefault uint32) uint32 {
 	return byDefault
 }
 
-// checkMessage reports what the server has said it does not take.
-func (c *Conn) checkMessage(m *mqtt.Message) error {
-	l := &c.sending
+// check reports what the server has said it does not take.
+func (l *sendLimits) check(m *mqtt.Message, v mqtt.Version) error {
 	p := packetOf(m)
 	switch {
 	case m.QoS > l.maxQoS:
 		return fmt.Errorf("%w: the server takes at most QoS %d", mqtt.QoSNotSupported, l.maxQoS) // [MQTT-3.2.2-11]
 	case m.Retain && l.noRetain:
 		return fmt.Errorf("%w by the server", mqtt.RetainNotSupported) // [MQTT-3.2.2-14]
-	case p.Size(c.version) > l.maxPacket:
+	case p.Size(v) > l.maxPacket:
 		return fmt.Errorf("%w: the server takes at most %d bytes", mqtt.PacketTooLarge, l.maxPacket) // [MQTT-3.2.2-15]
 	}
 	return nil
 }
 
 // validateMessage reports what no server may be sent.
-func (c *Conn) validateMessage(m *mqtt.Message) error {
+func validateMessage(m *mqtt.Message, v mqtt.Version) error {
 	if err := topic.ValidateName(m.Topic, topic.Limits{}); err != nil {
 		return fmt.Errorf("%w: %w", mqtt.TopicNameInvalid, err)
 	}
 	if m.QoS > mqtt.ExactlyOnce {
 		return fmt.Errorf("%w: there is no QoS %d", mqtt.QoSNotSupported, m.QoS)
 	}
-	if c.version != mqtt.V5 {
+	if v != mqtt.V5 {
 		return nil // properties are left out
 	}
 	_, err := mqtt.ParseProperties(m.Props, mqtt.PUBLISH)
@@ -106,7 +105,7 @@ func (c *Conn) checkFilters(p *mqtt.Subscribe) error {
 		return errNoFilter // [MQTT-3.8.3-2]
 	}
 	for i := range p.Subscriptions {
-		if err := c.checkSubscription(&p.Subscriptions[i]); err != nil {
+		if err := c.sending.checkSubscription(&p.Subscriptions[i], c.version); err != nil {
 			return fmt.Errorf("%q: %w", p.Subscriptions[i].Filter, err)
 		}
 	}
@@ -119,7 +118,8 @@ func (c *Conn) checkFilters(p *mqtt.Subscribe) error {
 	return c.checkProps(p.Props)
 }
 
-func (c *Conn) checkSubscription(s *mqtt.Subscription) error {
+// checkSubscription reports what the server has said it does not take, and what none may be asked for.
+func (l *sendLimits) checkSubscription(s *mqtt.Subscription, v mqtt.Version) error {
 	if err := topic.ValidateFilter(s.Filter, topic.Limits{}); err != nil {
 		return fmt.Errorf("%w: %w", mqtt.TopicFilterInvalid, err)
 	}
@@ -127,13 +127,13 @@ func (c *Conn) checkSubscription(s *mqtt.Subscription) error {
 	switch {
 	case s.QoS > mqtt.ExactlyOnce || s.RetainHandling > mqtt.DoNotSendRetained:
 		return fmt.Errorf("%w: no such subscription option", mqtt.ProtocolError)
-	case c.version != mqtt.V5 && (s.NoLocal || s.RetainAsPublished || s.RetainHandling != 0):
-		return fmt.Errorf("subscription options other than QoS need MQTT 5.0, not %v", c.version)
-	case shared && c.sending.noShared:
+	case v != mqtt.V5 && (s.NoLocal || s.RetainAsPublished || s.RetainHandling != 0):
+		return fmt.Errorf("subscription options other than QoS need MQTT 5.0, not %v", v)
+	case shared && l.noShared:
 		return fmt.Errorf("%w by the server", mqtt.SharedSubscriptionsNotSupported)
 	case shared && s.NoLocal:
 		return fmt.Errorf("%w: no local on a shared subscription", mqtt.ProtocolError) // [MQTT-3.8.3-4]
-	case c.sending.noWildcards && hasWildcard(rest):
+	case l.noWildcards && hasWildcard(rest):
 		return fmt.Errorf("%w by the server", mqtt.WildcardSubscriptionsNotSupported)
 	}
 	return nil

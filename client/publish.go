@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -9,12 +10,18 @@ import (
 	"github.com/magpiemq/magpie/session"
 )
 
+// ErrExpired is the error of a message whose expiry has passed before it could be sent.
+var ErrExpired = errors.New("message has expired before it was sent")
+
 // Publication is a message on its way to the server.
 type Publication struct {
-	message mqtt.Message
-	done    chan struct{}
-	code    mqtt.ReasonCode // final when done is closed
-	err     error
+	message  *mqtt.Message
+	position uint64 // in the queue on disk; zero for none
+	unheard  bool   // nobody waits for the end
+	done     chan struct{}
+	code     mqtt.ReasonCode // final when done is closed
+	err      error
+	own      mqtt.Message // what message points to, mostly
 }
 
 // heldPublish is a message whose Packet Identifier belongs to a SUBSCRIBE that has no answer yet.
@@ -24,18 +31,47 @@ type heldPublish struct {
 	dup bool
 }
 
-// Done is closed when the handshake of the message's QoS is complete, or when the connection has ended before.
+func newPublication(m *mqtt.Message) *Publication {
+	p := &Publication{own: *m, done: make(chan struct{})}
+	p.message = &p.own
+	return p
+}
+
+// Done is closed when the handshake of the message's QoS is complete, or when it never will be: for a [Conn] when it has ended, for a
+// [Client] when it is closed.
 func (p *Publication) Done() <-chan struct{} { return p.done }
 
 // Result returns, once Done is closed, what Publish would have returned.
 func (p *Publication) Result() (mqtt.ReasonCode, error) { return p.code, p.err }
 
+// finish tells whoever waits.
 func (p *Publication) finish(code mqtt.ReasonCode, err error) {
+	if p.unheard {
+		return
+	}
 	if err != nil {
 		err = fmt.Errorf("publish to %q: %w", p.message.Topic, err)
 	}
 	p.code, p.err = code, err
 	close(p.done)
+}
+
+// settled ends the way of a message, holding mu. p is nil when nothing is known of it but what d says.
+func (s *Session) settled(d session.Delivery, p *Publication, code mqtt.ReasonCode, err error) {
+	if p != nil {
+		s.finish(p, code, err)
+	}
+	if s.keeper != nil && (p != nil || d.Position > 0) {
+		s.keeper.settled(d.Position, p, err)
+	}
+}
+
+// finish ends a publication, holding mu.
+func (s *Session) finish(p *Publication, code mqtt.ReasonCode, err error) {
+	if !p.unheard {
+		s.awaited--
+		p.finish(code, err)
+	}
 }
 
 // Publish sends a message and waits until the handshake of its QoS is complete; with QoS 0 until it is on its way to the socket. The
@@ -54,7 +90,7 @@ func (c *Conn) Publish(ctx context.Context, m *mqtt.Message) (mqtt.ReasonCode, e
 	select {
 	case <-p.done:
 	case <-ctx.Done():
-		c.withdraw(p)
+		c.cfg.Session.withdraw(p)
 		return mqtt.UnspecifiedError, fmt.Errorf("publish to %q: %w", m.Topic, ctx.Err())
 	}
 	return p.Result()
@@ -64,70 +100,158 @@ func (c *Conn) Publish(ctx context.Context, m *mqtt.Message) (mqtt.ReasonCode, e
 // to be sent already. Messages are sent in the order of the calls, and what m points to must not change until the Publication
 // is done.
 func (c *Conn) Start(ctx context.Context, m *mqtt.Message) (*Publication, error) {
-	p := &Publication{message: *m, done: make(chan struct{})}
-	if err := c.validateMessage(m); err != nil {
+	if err := validateMessage(m, c.version); err != nil {
 		return nil, fmt.Errorf("publish to %q: %w", m.Topic, err)
 	}
-	if err := c.checkMessage(m); err != nil {
+	if err := c.sending.check(m, c.version); err != nil {
 		return nil, fmt.Errorf("publish to %q: %w", m.Topic, err)
 	}
+	p := newPublication(m)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.await(ctx, c.canPublish); err != nil {
 		return nil, fmt.Errorf("publish to %q: %w", m.Topic, err)
 	}
-	d := session.Delivery{Message: &p.message, QoS: m.QoS, Retain: m.Retain}
 	if m.QoS == mqtt.AtMostOnce {
-		c.appendPublish(0, d, false)
+		c.appendPublish(0, session.Delivery{Message: p.message, QoS: m.QoS, Retain: m.Retain}, false)
 		p.finish(mqtt.Success, nil)
 		return p, nil
 	}
-	c.queued[&p.message] = p
-	c.cfg.Session.out.Push(d)
-	c.pump()
-	c.room.Broadcast() // an answer is expected: the reader may have to read on
+	c.cfg.Session.push(p)
 	return p, nil
 }
 
-func (c *Conn) canPublish() bool {
-	messages, bytes := c.cfg.Session.out.Queued()
-	return len(c.out) < outLimit && messages < queueLimit && bytes < outLimit
+func (c *Conn) canPublish() bool { return len(c.out) < outLimit && c.cfg.Session.hasRoom() }
+
+// hasRoom reports whether another message may wait for the window.
+func (s *Session) hasRoom() bool {
+	messages, bytes := s.out.Queued()
+	return messages < queueLimit && bytes < outLimit
+}
+
+// push puts a message of QoS 1 or 2 behind all others, and sends it when the window allows.
+func (s *Session) push(p *Publication) {
+	m := p.message
+	switch {
+	case p.unheard && p.position > 0: // made again when the message is sent
+	case p.position > 0:
+		s.stored[p.position] = p
+	default:
+		s.queued[m] = p
+	}
+	if !p.unheard {
+		s.awaited++
+	}
+	s.out.Push(session.Delivery{Message: m, QoS: m.QoS, Retain: m.Retain, Position: p.position})
+	if s.conn != nil {
+		s.conn.pump()
+	}
+	s.room.Broadcast() // an answer is expected: the reader may have to read on
+}
+
+// unqueue takes the publication of a message that is about to be sent for the first time.
+func (s *Session) unqueue(d session.Delivery) *Publication {
+	if p := s.queued[d.Message]; p != nil {
+		delete(s.queued, d.Message)
+		return p
+	}
+	if p := s.stored[d.Position]; p != nil {
+		delete(s.stored, d.Position)
+		return p
+	}
+	if s.keeper == nil {
+		return nil
+	}
+	return &Publication{message: d.Message, position: d.Position, unheard: true}
 }
 
 // withdraw takes back what was not sent yet.
-func (c *Conn) withdraw(p *Publication) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.queued[&p.message] == nil {
+func (s *Session) withdraw(p *Publication) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.queued[p.message] == p:
+		delete(s.queued, p.message)
+		s.out.Remove(func(d session.Delivery, started bool) bool { return d.Message == p.message && !started })
+	case p.position > 0 && s.stored[p.position] == p:
+		delete(s.stored, p.position)
+		if s.out.Remove(func(d session.Delivery, started bool) bool { return d.Position == p.position && !started }) == 0 {
+			s.out.RemovePlaces(func(w session.Place) bool { return w.Position == p.position })
+		}
+		s.keeper.settled(p.position, nil, nil)
+	default:
 		return
 	}
-	delete(c.queued, &p.message)
-	c.cfg.Session.out.Remove(func(d session.Delivery, started bool) bool { return d.Message == &p.message && !started })
-	c.room.Broadcast()
+	s.awaited--
+	s.room.Broadcast()
 }
 
 // pump sends what the window allows, holding mu. It stops when much waits to be written, and the writer calls it again.
 func (c *Conn) pump() {
-	o := &c.cfg.Session.out
-	for c.err == nil && c.held == nil && len(c.out) < outLimit && o.Ready() {
-		d, _, _ := o.Peek()
-		p := c.queued[d.Message]
-		delete(c.queued, d.Message)
-		if err := c.checkMessage(d.Message); err != nil { // of an earlier connection, which allowed more
-			o.Skip()
+	s := c.cfg.Session
+	for c.err == nil && c.held == nil && len(c.out) < outLimit && s.out.Ready() {
+		d, resent, _ := s.out.Peek()
+		if err := c.unsendable(d.Message, resent); err != nil {
+			s.skip(d, resent, err)
 			continue
 		}
-		id, d, dup, _ := o.Next()
-		if p != nil {
-			c.flying[id] = p
-		}
-		if c.requests[id] != nil {
-			c.held = &heldPublish{id, d, dup} // [MQTT-2.2.1-3]: wait for the answer to the other
-			break
-		}
-		c.appendPublish(id, d, dup)
+		c.sendNext(resent)
 	}
-	c.room.Broadcast()
+	if s.keeper != nil {
+		s.keeper.load()
+	}
+	s.room.Broadcast()
+}
+
+// unsendable says why a message that was taken is not sent: the server of an earlier connection may have allowed more.
+func (c *Conn) unsendable(m *mqtt.Message, resent bool) error {
+	if !resent && m.Expired(time.Now()) {
+		return ErrExpired
+	}
+	return c.sending.check(m, c.version)
+}
+
+// skip gives up the message that would be sent next.
+func (s *Session) skip(d session.Delivery, resent bool, err error) {
+	var p *Publication
+	if !resent {
+		p = s.unqueue(d)
+	}
+	for id, sent := range s.flying {
+		if resent && sent.message == d.Message {
+			p = sent
+			delete(s.flying, id)
+		}
+	}
+	s.out.Skip()
+	s.settled(d, p, codeOf(err), err)
+}
+
+// codeOf returns the Reason Code that an error wraps.
+func codeOf(err error) mqtt.ReasonCode {
+	code := mqtt.UnspecifiedError
+	_ = errors.As(err, &code)
+	return code
+}
+
+// sendNext sends one message that was sent before, or that has waited.
+func (c *Conn) sendNext(resent bool) {
+	s := c.cfg.Session
+	id, d, dup, _ := s.out.Next()
+	if !resent {
+		if p := s.unqueue(d); p != nil {
+			s.flying[id] = p
+		}
+		if d.QoS == mqtt.ExactlyOnce && d.Position > 0 && s.keeper != nil {
+			c.after = s.keeper.sent(d.Position, id)
+		}
+	}
+	dup = dup && c.kept // a server that has lost the session has not seen it before [MQTT-3.3.1-1]
+	if c.requests[id] != nil {
+		c.held = &heldPublish{id, d, dup} // [MQTT-2.2.1-3]: wait for the answer to the other
+		return
+	}
+	c.appendPublish(id, d, dup)
 }
 
 // release sends what had to wait for the answer to a request.
@@ -151,8 +275,13 @@ func (c *Conn) appendPublish(id uint16, d session.Delivery, dup bool) {
 	p := packetOf(d.Message)
 	p.PacketID, p.Dup = id, dup
 	p.Expiry, _ = d.Message.Remaining(time.Now())
-	c.useAlias(&p)
+	c.appendPacket(&p, d.Message.Topic)
+}
+
+func (c *Conn) appendPacket(p *mqtt.Publish, name string) {
+	c.useAlias(p, name)
 	c.out = p.Append(c.out, c.version)
+	c.published.Add(1)
 	c.wake.Signal()
 }
 
@@ -160,11 +289,11 @@ func (c *Conn) appendPublish(id uint16, d session.Delivery, dup bool) {
 const aliasBytes = 3
 
 // useAlias replaces the Topic Name by an alias, where the server takes them and one is shorter.
-func (c *Conn) useAlias(p *mqtt.Publish) {
+func (c *Conn) useAlias(p *mqtt.Publish, name string) {
 	if !c.aliasesOut.Enabled() || len(p.Topic) <= aliasBytes || p.Size(c.version)+aliasBytes+1 > c.sending.maxPacket {
 		return
 	}
-	alias, known := c.aliasesOut.Use(string(p.Topic))
+	alias, known := c.aliasesOut.Use(name)
 	p.HasAlias, p.Alias = alias != 0, alias
 	if known {
 		p.Topic = nil

@@ -22,6 +22,13 @@ func message(qos mqtt.QoS) *mqtt.Message {
 func answerPublish(p *peer) mqtt.Publish {
 	p.t.Helper()
 	m := p.publish()
+	p.finishPublish(m)
+	return m
+}
+
+// finishPublish plays the rest of the receiver's part.
+func (p *peer) finishPublish(m mqtt.Publish) {
+	p.t.Helper()
 	switch m.QoS {
 	case mqtt.AtLeastOnce:
 		p.sendAck(mqtt.PUBACK, m.PacketID, mqtt.Success)
@@ -32,7 +39,6 @@ func answerPublish(p *peer) mqtt.Publish {
 		}
 		p.sendAck(mqtt.PUBCOMP, m.PacketID, mqtt.Success)
 	}
-	return m
 }
 
 func TestPublish(t *testing.T) {

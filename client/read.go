@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/magpiemq/magpie/mqtt"
+	"github.com/magpiemq/magpie/session"
 )
 
 // readAll is the reader: it takes packets until the connection is over, and then what the server still sends.
@@ -75,15 +76,16 @@ func (c *Conn) readStream(p []byte) (int, error) {
 
 // awaitHandler waits while the handler is too far behind and nobody waits for an answer, and while the server takes no answers.
 func (c *Conn) awaitHandler() error {
+	s := c.cfg.Session
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	behind := func() bool {
-		expecting := c.waiting+len(c.queued)+len(c.flying)+len(c.requests) > 0 || c.reauth != nil
-		return c.inboxBytes > c.cfg.InboxBytes && !expecting || c.ackBytes > outLimit
+		expecting := s.waiting+s.awaited+len(c.requests) > 0 || c.reauth != nil
+		return s.inboxBytes > c.cfg.InboxBytes && !expecting || c.ackBytes > outLimit
 	}
 	for c.err == nil && behind() {
 		c.paused = true
-		c.room.Wait()
+		s.room.Wait()
 	}
 	if c.paused {
 		c.paused, c.lastRead = false, time.Now()
@@ -130,53 +132,77 @@ func (c *Conn) onAck(f mqtt.Frame) error {
 	s := c.cfg.Session
 	switch a.Type {
 	case mqtt.PUBACK:
-		if _, _, err := s.out.Acknowledge(a.PacketID); err != nil {
+		d, _, err := s.out.Acknowledge(a.PacketID)
+		if err != nil {
 			return violation(mqtt.ProtocolError, "PUBACK for a message of QoS 2")
 		}
-		c.finish(&a)
+		s.answered(d, &a)
 	case mqtt.PUBREC:
 		return c.onPubrec(&a)
 	case mqtt.PUBREL:
 		code := s.in.Release(a.PacketID)
 		c.appendAck(mqtt.Ack{Type: mqtt.PUBCOMP, PacketID: a.PacketID, Code: code}) // [MQTT-4.3.3-11]
 	case mqtt.PUBCOMP:
-		if _, err := s.out.Complete(a.PacketID); err != nil {
+		if s.out.Waits(a.PacketID) {
 			return violation(mqtt.ProtocolError, "PUBCOMP before PUBREC")
 		}
-		a.Code = mqtt.Success // whatever it says, the server has nothing open for this identifier
-		c.finish(&a)
+		s.completed(a.PacketID, mqtt.Success) // whatever it says, the server has nothing open for this identifier
 	}
 	c.pump()
 	return nil
 }
 
 func (c *Conn) onPubrec(a *mqtt.Ack) error {
-	reply, refused, err := c.cfg.Session.out.Received(a.PacketID, a.Code)
+	s := c.cfg.Session
+	d := session.Delivery{Position: s.out.Position(a.PacketID)}
+	first := s.out.Waits(a.PacketID)
+	reply, refused, err := s.out.Received(a.PacketID, a.Code)
 	switch {
 	case err != nil:
 		return violation(mqtt.ProtocolError, "PUBREC for a message of QoS 1")
 	case refused:
-		c.finish(a)
+		s.answered(d, a)
 		c.pump()
 		return nil
 	}
-	if p := c.flying[a.PacketID]; p != nil {
+	if p := s.flying[a.PacketID]; p != nil {
 		p.code = a.Code
+	}
+	if first && d.Position > 0 && s.keeper != nil {
+		c.after = s.keeper.received(d.Position, a.PacketID)
 	}
 	c.appendAck(mqtt.Ack{Type: mqtt.PUBREL, PacketID: a.PacketID, Code: reply}) // [MQTT-4.3.3-4]
 	return nil
 }
 
-// finish tells the publisher how its message fared.
-func (c *Conn) finish(a *mqtt.Ack) {
-	p := c.flying[a.PacketID]
-	if p == nil {
-		return // sent on an earlier connection, or withdrawn, or unknown: late answers are harmless
+// completed ends a handshake of QoS 2.
+func (s *Session) completed(id uint16, code mqtt.ReasonCode) {
+	d := session.Delivery{Position: s.out.Position(id)}
+	known, err := s.out.Complete(id)
+	if err != nil {
+		panic("client: a handshake that waits for PUBREC is completed")
 	}
-	delete(c.flying, a.PacketID)
+	if known {
+		s.answered(d, &mqtt.Ack{Type: mqtt.PUBCOMP, PacketID: id, Code: code})
+	}
+}
+
+// answered ends a handshake with what the server says to the message. Late answers to what is not known are harmless.
+func (s *Session) answered(d session.Delivery, a *mqtt.Ack) {
+	p := s.flying[a.PacketID]
+	if p != nil {
+		delete(s.flying, a.PacketID)
+		if s.conn != nil {
+			s.conn.acknowledged.Add(1)
+		}
+	}
 	if a.Code.Failed() {
-		p.finish(a.Code, serverError(a.Type, a.Code, a.Props))
+		s.settled(d, p, a.Code, serverError(a.Type, a.Code, a.Props))
 		return
 	}
-	p.finish(max(p.code, a.Code), nil)
+	code := a.Code
+	if p != nil {
+		code = max(p.code, a.Code)
+	}
+	s.settled(d, p, code, nil)
 }

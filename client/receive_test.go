@@ -15,7 +15,7 @@ import (
 // collect returns a handler and what it was given.
 func collect() (func(*Delivery), chan *Delivery) {
 	ch := make(chan *Delivery, 1000)
-	return func(d *Delivery) { ch <- d }, ch
+	return func(d *Delivery) { ch <- d.Keep() }, ch
 }
 
 func publish(qos mqtt.QoS, id uint16, payload string) mqtt.Publish {

@@ -17,6 +17,7 @@ type request struct {
 	done    chan struct{}
 	codes   []mqtt.ReasonCode // final when done is closed
 	err     error
+	then    func(*request) // called holding Session.mu when done is closed; nil for nothing
 }
 
 func newRequest(answer mqtt.PacketType, filters []string) *request {
@@ -25,7 +26,14 @@ func newRequest(answer mqtt.PacketType, filters []string) *request {
 
 func (r *request) fail(err error) {
 	r.err = err
+	r.finish()
+}
+
+func (r *request) finish() {
 	close(r.done)
+	if r.then != nil {
+		r.then(r)
+	}
 }
 
 // Subscribe asks for messages and returns the server's Reason Code for each subscription: the QoS that it granted, or why it
@@ -98,6 +106,11 @@ func (c *Conn) sendRequest(ctx context.Context, r *request, packet func(id uint1
 	if err := c.await(ctx, room); err != nil {
 		return err
 	}
+	return c.sendNow(r, packet)
+}
+
+// sendNow sends a request without waiting for room, holding mu.
+func (c *Conn) sendNow(r *request, packet func(id uint16) []byte) error {
 	id := c.freeID()
 	b := packet(id)
 	if len(b) > c.sending.maxPacket {
@@ -105,7 +118,7 @@ func (c *Conn) sendRequest(ctx context.Context, r *request, packet func(id uint1
 	}
 	c.requests[id] = r
 	c.append(b)
-	c.room.Broadcast() // an answer is expected: the reader may have to read on
+	c.cfg.Session.room.Broadcast() // an answer is expected: the reader may have to read on
 	return nil
 }
 
@@ -158,9 +171,9 @@ func (c *Conn) answered(t mqtt.PacketType, id uint16, codes []mqtt.ReasonCode, p
 			r.err = fmt.Errorf("%q: %w", r.filters[i], serverError(t, code, props))
 		}
 	}
-	close(r.done)
 	c.release(id)
-	c.room.Broadcast()
+	r.finish()
+	c.cfg.Session.room.Broadcast()
 	return nil
 }
 

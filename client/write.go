@@ -1,6 +1,7 @@
 package client
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -11,8 +12,12 @@ import (
 func (c *Conn) writeAll() {
 	var spare []byte
 	for {
-		b, ok := c.takeOut(spare)
+		b, after, ok := c.takeOut(spare)
 		if !ok {
+			break
+		}
+		if after > 0 && !c.cfg.Session.keeper.safe(after) {
+			c.end(errors.New("what was sent cannot be written down"), false, nil)
 			break
 		}
 		if err := c.writeStream(b); err != nil {
@@ -32,20 +37,21 @@ func (c *Conn) writeAll() {
 	_ = c.nc.SetReadDeadline(limit) // the reader ends
 }
 
-// takeOut waits for something to write. ok is false when there will be nothing any more.
-func (c *Conn) takeOut(spare []byte) (b []byte, ok bool) {
+// takeOut waits for something to write, and for what must be safe before it is. ok is false when there will be nothing any more.
+func (c *Conn) takeOut(spare []byte) (b []byte, after uint64, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for len(c.out) == 0 && c.err == nil {
 		c.wake.Wait()
 	}
 	if c.cut || len(c.out) == 0 {
-		return nil, false
+		return nil, 0, false
 	}
 	b, c.out, c.ackBytes = c.out, spare, 0
+	after, c.after = c.after, 0
 	c.pump()
-	c.room.Broadcast()
-	return b, true
+	c.cfg.Session.room.Broadcast()
+	return b, after, true
 }
 
 // writeStream writes b. A server that takes no chunk of it in time has gone.

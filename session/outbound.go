@@ -494,13 +494,18 @@ type Waiting struct {
 	Received bool   // PUBREC has come
 }
 
-// Waiting yields every delivery that is in flight or waits, the released ones of QoS 2 included. The Position is 0 for
-// those that the owner's store does not have.
+// Waiting yields every delivery that is in flight or waits, the released ones of QoS 2 included, with those whose message was taken
+// out: only PUBREL is due to them. The Position is 0 for those that the owner's store does not have.
 func (o *Outbound) Waiting() iter.Seq[Waiting] {
 	return func(yield func(Waiting) bool) {
 		for _, l := range [...]list{o.release, o.publish} {
 			for id := l.head; id != 0; id = o.at(id).next {
-				if s := o.at(id); !yield(Waiting{s.place(), id, s.released}) {
+				s := o.at(id)
+				over := !s.needed()
+				if over && s.QoS == mqtt.AtLeastOnce {
+					continue // nobody but this connection has to know of it
+				}
+				if !yield(Waiting{s.place(), id, over}) {
 					return
 				}
 			}

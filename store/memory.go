@@ -60,6 +60,16 @@ func (m *Memory) Load(at Position, r *Record) error {
 	return r.Parse(e.kind, e.body)
 }
 
+// LoadAll implements [Store].
+func (m *Memory) LoadAll(at []Position, f func(i int, r *Record, err error) bool) {
+	for i, p := range at {
+		var r Record
+		if err := m.Load(p, &r); !f(i, &r, err) {
+			return
+		}
+	}
+}
+
 // Committed implements [Store].
 func (m *Memory) Committed() Position { return Position(m.last.Load()) }
 

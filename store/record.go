@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 	"unsafe"
 
@@ -34,7 +35,7 @@ const (
 	Completed    Kind = 10 // Session has acknowledged PacketID with PUBCOMP; the message was at About
 	Released     Kind = 11 // Session has released the message that it published under PacketID
 	WillGone     Kind = 12 // the Will of Session has been published, or never will be
-	Moved        Kind = 13 // Message was copied from About to here
+	Moved        Kind = 13 // Message was copied from About to here; if Session is set, that one needs it no more, and Recipients do
 	Queue        Kind = 14 // Refs wait for Session, in this order; only in checkpoints
 	Inbound      Kind = 15 // PacketIDs are received from Session and not released; only in checkpoints
 	Retained     Kind = 16 // Refs are retained messages; only in checkpoints
@@ -88,6 +89,24 @@ type Ref struct {
 	Shared   bool
 	PacketID uint16 // of one of QoS 2 that was sent
 	Received bool   // and acknowledged by PUBREC
+}
+
+// Waiting returns how many of Refs wait, and are not in flight.
+func (r *Record) Waiting() (n int) {
+	for i := range r.Refs {
+		if r.Refs[i].PacketID == 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// MeanBytes returns the mean size of the messages of Refs that wait.
+func (r *Record) MeanBytes() uint32 {
+	if n := r.Waiting(); n > 0 {
+		return uint32(min(r.Bytes/int64(n), math.MaxUint32))
+	}
+	return 0
 }
 
 // errDamaged says that a record is not one of ours.
@@ -146,6 +165,9 @@ type Viewer struct {
 	message    mqtt.Message
 	recipients []Recipient
 	ids        []uint32
+	copies     bool // messages are copied, as those to be retained always are
+	topic      string
+	publisher  string // of the message copied last
 }
 
 // Record is [Record.Parse] into the viewer's own record, whose Recipients, and whose Message unless that is to be retained, are
@@ -154,6 +176,14 @@ func (v *Viewer) Record(k Kind, b []byte) (*Record, error) {
 	v.record = Record{}
 	err := v.record.parse(k, &decoder{b: b, into: v})
 	return &v.record, err
+}
+
+// Owned is Record with a Message that is the caller's to keep. Its Topic and Publisher share the memory of the one before if they are the
+// same.
+func (v *Viewer) Owned(k Kind, b []byte) (*Record, error) {
+	v.copies = true
+	defer func() { v.copies = false }()
+	return v.Record(k, b)
 }
 
 func (r *Record) parse(k Kind, d *decoder) error {
@@ -347,14 +377,28 @@ func (d *decoder) time() time.Time {
 
 func (d *decoder) message() *mqtt.Message {
 	o := d.byte()
-	if d.into != nil && o&4 == 0 {
+	if d.into != nil && o&4 == 0 && !d.into.copies {
 		return d.viewMessage(mqtt.QoS(o & 3))
 	}
-	m := &mqtt.Message{QoS: mqtt.QoS(o & 3), Retain: o&4 != 0, Expires: d.time(), Topic: d.string(), Publisher: d.string()}
+	m := &mqtt.Message{QoS: mqtt.QoS(o & 3), Retain: o&4 != 0, Expires: d.time()}
+	if v := d.into; v != nil {
+		v.topic, v.publisher = d.stringLike(v.topic), d.stringLike(v.publisher)
+		m.Topic, m.Publisher = v.topic, v.publisher
+	} else {
+		m.Topic, m.Publisher = d.string(), d.string()
+	}
 	props, payload := d.bytes(), d.bytes()
 	kept := append(append(make([]byte, 0, len(payload)+len(props)), payload...), props...)
 	m.Payload, m.Props = kept[:len(payload):len(payload)], mqtt.Properties(kept[len(payload):])
 	return m
+}
+
+// stringLike reads a string, which is the one given if it equals that.
+func (d *decoder) stringLike(s string) string {
+	if b := d.bytes(); string(b) != s {
+		return string(b)
+	}
+	return s
 }
 
 // viewMessage reads the rest of a message that is not to be retained, in place.

@@ -86,7 +86,9 @@ func randomRecord(r *rand.Rand, k Kind) Record {
 		x.About, x.PacketID = Position(r.Uint64()), uint16(r.Uint32())
 	case Released:
 		x.PacketID = uint16(r.Uint32())
-	case Queue, Retained:
+	case Queue:
+		x.Bytes, x.Refs = r.Int64N(1<<40), randomRefs(r)
+	case Retained:
 		x.Refs = randomRefs(r)
 	case Inbound:
 		x.PacketIDs = randomInts[uint16](r)

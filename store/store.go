@@ -31,7 +31,7 @@ var ErrDamaged = errors.New("the message is damaged")
 // the recipients that needs reports; nil stands for none.
 type Mover func(at Position, needs func(SessionID) bool) (Position, error)
 
-// Store keeps records. Its methods may be called by many goroutines at once, and but for Load, Restore and Close none of them
+// Store keeps records. Its methods may be called by many goroutines at once, and but for Load, LoadAll, Restore and Close none of them
 // waits for a device.
 type Store interface {
 	// Restore calls f for every record that is needed, in order. It is called once, before anything else but the On… methods; nothing
@@ -51,6 +51,10 @@ type Store interface {
 	// Load reads an Accepted or Moved record again. The error is [ErrGone] when it was not in use any more, and
 	// [ErrDamaged] when it can never be read; any other may pass.
 	Load(at Position, r *Record) error
+
+	// LoadAll is Load of several records in that order, until f says no. The error is that of one record. The record is good until f
+	// returns, and its Message is f's to keep.
+	LoadAll(at []Position, f func(i int, r *Record, err error) bool)
 
 	// Busy reports whether so much waits for the device that clients who publish should not be read for a moment.
 	Busy() bool

@@ -57,6 +57,9 @@ func (b *orderBook) enterWill(name string, n int, qos mqtt.QoS) error {
 	if b.wills[name][n]++; b.wills[name][n] > 1 && qos == mqtt.ExactlyOnce {
 		return fmt.Errorf("Will %d came twice", n)
 	}
+	if b.will(name, n) == forbidden {
+		return fmt.Errorf("Will %d must not have come", n)
+	}
 	return nil
 }
 
@@ -83,7 +86,7 @@ func (b *orderBook) missing() (missing []string) {
 	return missing
 }
 
-// close implements book: it looks for Wills that must not have been published.
+// close implements book: it looks for Wills that were published, and that was forbidden later.
 func (b *orderBook) close() error {
 	_, wills := b.snapshot()
 	var wrong []error

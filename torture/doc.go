@@ -8,10 +8,13 @@
 // It knows the wire and the command line, and nothing of the broker's inside: its clients keep their own state of the handshakes,
 // so that a mistake in ours cannot hide itself. No connection may end but by a kill or its client.
 //
-//	go test ./torture                           # a short run, 50 kills
-//	make torture                                # a thousand kills; MAGPIE_TORTURE_KILLS is another number
-//	MAGPIE_TORTURE_SEED=7 go test ./torture     # the schedule of that seed again
+//	go test ./torture                            # a short run, 50 kills
+//	make torture                                 # a thousand kills; MAGPIE_TORTURE_KILLS is another number
+//	MAGPIE_TORTURE_SEED=7 go test ./torture      # the schedule of that seed again
 //	MAGPIE_TORTURE_KEEP=/tmp/x go test ./torture # the journal of a run that fails stays in this folder, for magpie store dump
+//
+// The other test, a soak, kills nobody: clients come and go under load for MAGPIE_SOAK_TIME, and the broker must not hold more and more.
+// make soak lets that last ten minutes.
 //
 // A seed fixes who does what in which order and when the kills come, counted in steps of the clients; the operating system decides
 // the rest. Nothing is measured: on a slow machine a run takes longer, and only a broker that says nothing for minutes fails, with

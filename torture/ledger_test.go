@@ -166,6 +166,12 @@ func (l *ledger) setWill(name string, n int, f fate) {
 	l.wills[name][n-1] = f
 }
 
+func (l *ledger) will(name string, n int) fate {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.wills[name][n-1]
+}
+
 // snapshot returns a copy of what there is.
 func (l *ledger) snapshot() (streams map[stream]account, wills map[string][]fate) {
 	l.mu.Lock()

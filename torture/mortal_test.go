@@ -51,23 +51,19 @@ func (m *mortals) one(d death) {
 	m.born++
 	m.id, m.v, m.known = fmt.Sprintf("mortal%d", m.born), d.v, false
 	name := "w/" + m.id
-	m.newWill(name)
-	connect := mqtt.Connect{
-		Version: d.v, ClientID: m.id, KeepAlive: 600, CleanStart: d.clean,
-		Will: &mqtt.Will{Topic: name, Payload: body(mqtt.ExactlyOnce, 1, m.rng.IntN(1000)), QoS: mqtt.ExactlyOnce},
-	}
-	if d.v == mqtt.V5 {
-		connect.Props = connect.Props.WithInt(mqtt.SessionExpiryInterval, d.expiry)
-		connect.Will.Props = connect.Will.Props.WithInt(mqtt.WillDelayInterval, d.delay)
-	}
-	if m.connect(connect); m.link == nil || !m.subscribe() {
+	will := 0
+	m.link, _ = m.dial(func(int64) mqtt.Connect {
+		will = m.newWill(name) // a CONNECT that was not answered may leave its own behind
+		return d.connect(m.id, &mqtt.Will{Topic: name, Payload: body(mqtt.ExactlyOnce, will, 100), QoS: mqtt.ExactlyOnce})
+	})
+	if m.link == nil || !m.subscribe() {
 		return // the Will may be published or not
 	}
 	if d.say && d.code == mqtt.Success {
-		m.peace(name)
+		m.peace(name, will)
 		return
 	}
-	m.setWill(name, 1, promised)
+	m.setWill(name, will, promised)
 	if d.say {
 		m.leave(d.code)
 	}
@@ -77,8 +73,13 @@ func (m *mortals) one(d death) {
 	}
 }
 
-func (m *mortals) connect(p mqtt.Connect) {
-	m.link, _ = m.dial(func(int64) mqtt.Connect { return p })
+func (d death) connect(id string, w *mqtt.Will) mqtt.Connect {
+	p := mqtt.Connect{Version: d.v, ClientID: id, KeepAlive: 600, CleanStart: d.clean, Will: w}
+	if d.v == mqtt.V5 {
+		p.Props = p.Props.WithInt(mqtt.SessionExpiryInterval, d.expiry)
+		w.Props = w.Props.WithInt(mqtt.WillDelayInterval, d.delay)
+	}
+	return p
 }
 
 // subscribe reports whether the SUBACK came.
@@ -99,17 +100,15 @@ func (m *mortals) subscribe() bool {
 
 // peace ends with DISCONNECT, which takes the Will back. That is on disk when the next connection has its SUBACK, if the broker
 // was not killed in between.
-func (m *mortals) peace(name string) {
+func (m *mortals) peace(name string, will int) {
 	before := m.link.life
 	m.leave(mqtt.Success)
-	p := m.request()
-	p.KeepAlive, p.Will = 600, nil
 	m.known = m.lives.Load() == before
-	if m.connect(p); m.link == nil {
+	if m.link, _ = m.dial(func(int64) mqtt.Connect { return m.request() }); m.link == nil {
 		return
 	}
 	if m.subscribe() && m.link.life == before && m.lives.Load() == before {
-		m.setWill(name, 1, forbidden)
+		m.setWill(name, will, forbidden)
 	}
 	_ = m.link.nc.Close()
 }

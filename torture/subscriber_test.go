@@ -92,8 +92,7 @@ func (s *subscriber) subscribe() {
 	close(s.ready)
 }
 
-// work handles one packet. Acknowledgements are written when there is nothing else to read; a connection that ends before takes
-// them with it.
+// work does one thing and does not wait after it has connected: nothing more may come, and nobody but the end of a connection wakes it.
 func (s *subscriber) work() {
 	switch s.mood(s.restless) {
 	case drop:
@@ -106,7 +105,14 @@ func (s *subscriber) work() {
 		s.connect()
 	case oust:
 		s.takeOver(s.connect)
+	case stay:
+		s.one()
 	}
+}
+
+// one handles one packet. Acknowledgements are written when there is nothing else to read; a connection that ends before takes them
+// with it.
+func (s *subscriber) one() {
 	if s.link == nil {
 		return
 	}

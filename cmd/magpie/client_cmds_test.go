@@ -231,7 +231,7 @@ func (s *stage) start(ts *testscript.TestScript, cfg broker.Config, listen []tra
 func cmdRespond(ts *testscript.TestScript, _ bool, args []string) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	ts.Defer(cancel)
-	c, err := client.Dial(ctx, "mqtt://127.0.0.1:"+stageOf(ts).port, client.Config{Handler: func(d *client.Delivery) { answerRequest(ctx, d) }})
+	c, err := client.DialConn(ctx, "mqtt://127.0.0.1:"+stageOf(ts).port, client.Config{Handler: func(d *client.Delivery) { answerRequest(ctx, d) }})
 	ts.Check(err)
 	ts.Defer(func() { _ = c.Close() })
 	_, err = c.Subscribe(ctx, mqtt.Subscription{Filter: args[0], QoS: mqtt.AtLeastOnce})

@@ -341,7 +341,7 @@ func checkQoS(flag string, q int) error {
 
 // dial connects.
 func (f *connFlags) dial(ctx context.Context, cfg client.Config) (*client.Conn, error) {
-	c, err := client.Dial(ctx, f.dialURL, cfg)
+	c, err := client.DialConn(ctx, f.dialURL, cfg)
 	if ctx.Err() != nil && err != nil {
 		return nil, errors.New("interrupted")
 	}

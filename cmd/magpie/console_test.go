@@ -51,7 +51,7 @@ func TestConsoleOnTerminal(t *testing.T) {
 	left := make(chan error, 1)
 	go func() { left <- con.run(t.Context(), p) }()
 	user.types(t, "trace on\r", "trace is on")
-	c, err := client.Dial(t.Context(), "mqtt://"+s.listeners[0].Addr().String(), client.Config{ClientID: "x\x1b[2J"})
+	c, err := client.DialConn(t.Context(), "mqtt://"+s.listeners[0].Addr().String(), client.Config{ClientID: "x\x1b[2J"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -91,7 +91,7 @@ func (r *reqCmd) ask(ctx context.Context, cfg client.Config, m mqtt.Message, out
 			return // somebody else's
 		}
 		select {
-		case answers <- d:
+		case answers <- d.Keep():
 			d.Acknowledge()
 		default: // there is one already
 		}

@@ -114,12 +114,19 @@ func (s *server) drain(signals <-chan os.Signal) error {
 			}
 		}
 	}()
-	if err := s.shutdown(ctx); err != nil {
+	err := s.shutdown(ctx)
+	if s.failure != nil {
+		return hinted(s.failure, failureHint) // and what follows from it is no news
+	}
+	if err != nil {
 		return fmt.Errorf("stop: connections were cut: %w", err)
 	}
 	s.log.Info("stopped")
-	return s.failure
+	return nil
 }
+
+// failureHint is what to do when the broker could not go on.
+const failureHint = "what was acknowledged is on the disk: see to the disk, then start again"
 
 // load reads the configuration: the file, then the flags over it.
 func (c *serveCmd) load() (*config.Config, error) {

@@ -32,6 +32,7 @@ type server struct {
 	preset slog.Level // when the configuration names no level
 
 	broker    *broker.Broker
+	disk      vfs.FS         // that holds the journal; nil for the system's
 	store     *journal.Store // nil when messages are kept in memory
 	failure   error          // why the process ends, when nobody has asked for it; set before stopping is closed
 	access    *access
@@ -130,10 +131,25 @@ func (s *server) openStore() error {
 	if err := makeDataDir(s.cfg.Data); err != nil {
 		return err
 	}
-	s.store, err = journal.OpenStore(vfs.OS{}, filepath.Join(s.cfg.Data, journalFolder), journal.StoreOptions{
-		Log: journal.Options{Interval: storage.Interval, SyncWithin: storage.SyncWithin, SegmentSize: int64(s.cfg.Journal.SegmentSize)},
+	disk := s.disk
+	if disk == nil {
+		disk = vfs.OS{}
+	}
+	s.store, err = journal.OpenStore(disk, filepath.Join(s.cfg.Data, journalFolder), journal.StoreOptions{
+		Log:    journal.Options{Interval: storage.Interval, SyncWithin: storage.SyncWithin, SegmentSize: int64(s.cfg.Journal.SegmentSize)},
+		OnFull: s.diskFull, FullAt: float64(s.cfg.Journal.FullAt) / 100, CleanRate: int64(s.cfg.Journal.CleanRate),
 	})
 	return err
+}
+
+// diskFull tells the log that messages are refused because of the disk, or no more.
+func (s *server) diskFull(full bool, used float64) {
+	percent := int(100*used + 0.5)
+	if full {
+		s.log.Error("the disk is nearly full: messages of QoS 1 and 2 and retained ones are refused until there is room", "folder", s.cfg.Data, "used_percent", percent)
+		return
+	}
+	s.log.Info("there is room on the disk again: messages are accepted", "folder", s.cfg.Data, "used_percent", percent)
 }
 
 // brokerStore is the store as the broker takes it: nil when there is none.

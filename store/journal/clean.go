@@ -161,6 +161,19 @@ func (s *Store) usage(number uint32) (u usage) {
 	return u
 }
 
+// Uses returns how many uses of messages are counted, by segment.
+func (s *Store) Uses() map[uint32]int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make(map[uint32]int64)
+	for number, u := range s.uses {
+		if u.now != 0 {
+			all[number] = u.now
+		}
+	}
+	return all
+}
+
 // learn changes what is known of a segment, if it is in use.
 func (s *Store) learn(number uint32, f func(u *usage)) {
 	s.mu.Lock()

@@ -3,6 +3,7 @@ package journal
 import (
 	"errors"
 	"fmt"
+	"syscall"
 
 	"github.com/magpiemq/magpie/store"
 )
@@ -108,14 +109,17 @@ func (e *LockedError) Error() string {
 	return fmt.Sprintf("journal %s is in use by %s: stop that one first, or choose another folder", e.Dir, holder)
 }
 
-// AccessError says that the folder cannot be used as it is: read-only, or another user's.
+// AccessError says that the folder cannot be used as it is: read-only, or another user's, or some of its files are.
 type AccessError struct {
 	Dir string
 	Err error
 }
 
 func (e *AccessError) Error() string {
-	return fmt.Sprintf("journal %s cannot be written: %v: make the folder writable for this user, or choose another", e.Dir, e.Err)
+	if errors.Is(e.Err, syscall.EROFS) {
+		return fmt.Sprintf("journal %s is on a read-only file system: %v: make it writable, or choose another folder", e.Dir, e.Err)
+	}
+	return fmt.Sprintf("journal %s is not open to this user: %v: make the folder and its files readable and writable, or choose another", e.Dir, e.Err)
 }
 
 func (e *AccessError) Unwrap() error { return e.Err }

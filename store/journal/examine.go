@@ -95,9 +95,17 @@ func (e *examiner) list() error {
 		}
 	}
 	if len(e.files) == 0 && other != "" {
-		return &ForeignError{File: filepath.Join(e.dir, other), Reason: "not part of a journal"}
+		return &ForeignError{File: filepath.Join(e.dir, other), Reason: foreign(other)}
 	}
 	return nil
+}
+
+// foreign says what a file is that is not ours.
+func foreign(name string) string {
+	if name == "mosquitto.db" {
+		return "a database of Mosquitto, which `magpie import mosquitto` reads, and not part of a journal"
+	}
+	return "not part of a journal"
 }
 
 // isLeftOver says whether a file is a segment that was being prepared or was freed.
@@ -254,6 +262,9 @@ func (e *examiner) walkThrough(number uint32) (w walked, started bool, err error
 	if err != nil {
 		return w, false, fmt.Errorf("read journal segment: %w", err)
 	}
+	if size < minSegment {
+		return w, false, &DamageError{File: e.path(number), Offset: size, Reason: "the file is shorter than it was: it was copied in part, copy it again"}
+	}
 	w.size = size &^ (page - 1)
 	s := scan(f, w.header, firstRecord, size)
 	for more := true; more; {
@@ -278,7 +289,7 @@ func (e *examiner) walkThrough(number uint32) (w walked, started bool, err error
 // checkWalk looks for damage in the last segment.
 func (e *examiner) checkWalk(w walked) error {
 	if w.size < w.start.size {
-		return &DamageError{File: e.path(w.header.number), Offset: w.size, Reason: "the file is shorter than it was: it was copied in part"}
+		return &DamageError{File: e.path(w.header.number), Offset: w.size, Reason: "the file is shorter than it was: it was copied in part, copy it again"}
 	}
 	if w.ended {
 		return nil
@@ -359,7 +370,7 @@ func (e *examiner) checkSealed(x extent) (h fileHeader, err error) {
 		return h, fmt.Errorf("read journal segment: %w", err)
 	}
 	if size < x.used {
-		return h, &DamageError{File: path, Offset: size, Reason: "the file is shorter than it was: it was copied in part"}
+		return h, &DamageError{File: path, Offset: size, Reason: "the file is shorter than it was: it was copied in part, copy it again"}
 	}
 	r, ok, err := scan(f, h, x.used-endSize, x.used).next()
 	if err != nil {

@@ -58,6 +58,10 @@ func TestRefusedFolders(t *testing.T) {
 		{"another broker's", func(t *testing.T, mem *vfs.Mem) {
 			empty(t, mem)
 			put(t, mem, "mosquitto.db", []byte("x"))
+		}, is(new(*ForeignError)), "magpie import mosquitto"},
+		{"of something else", func(t *testing.T, mem *vfs.Mem) {
+			empty(t, mem)
+			put(t, mem, "notes.txt", []byte("x"))
 		}, is(new(*ForeignError)), "an empty folder"},
 		{"another broker's under our name", func(t *testing.T, mem *vfs.Mem) {
 			empty(t, mem)
@@ -76,6 +80,15 @@ func TestRefusedFolders(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, is(new(*MissingError)), "copy it again"},
+		{"a file copied in part", func(t *testing.T, mem *vfs.Mem) {
+			f, err := mem.OpenFile(filepath.Join(testDir, fileName(2)), os.O_RDWR)
+			if err == nil {
+				err = f.Truncate(page + 100)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}, is(new(*DamageError)), "copy it again"},
 		{"only the last segments copied", func(t *testing.T, mem *vfs.Mem) {
 			ahead := fileBytes(t, mem, lastFile(t, mem))
 			number := lastFile(t, mem)
@@ -202,6 +215,33 @@ func TestBadOptions(t *testing.T) {
 	for _, size := range []int64{1, minSegment - 1, maxSegment + 1, -5} {
 		if _, err := Open(vfs.NewMem(), testDir, Options{SegmentSize: size}); err == nil {
 			t.Errorf("a segment size of %d was taken", size)
+		}
+	}
+}
+
+// TestNoAccess wants the reason to be told when a file cannot be opened, by whom, and nothing about writing it.
+func TestNoAccess(t *testing.T) {
+	for k := 1; k <= 3; k++ {
+		b := build(t, 9, 60, true)
+		faulty := vfs.NewFaulty(b.mem)
+		faulty.Set(vfs.Fault{Op: vfs.OpOpen, Nth: k, Err: os.ErrPermission})
+		var access *AccessError
+		if _, err := Open(faulty, testDir, b.opts); !errors.As(err, &access) || !strings.Contains(err.Error(), "readable and writable") {
+			t.Errorf("open %d: %v", k, err)
+		}
+	}
+}
+
+// TestNotAFolder wants a file in the place of the folder to be called one.
+func TestNotAFolder(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "journal")
+	if err := os.WriteFile(dir, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{dir, filepath.Join(dir, "below")} {
+		var foreign *ForeignError
+		if _, err := Open(vfs.OS{}, dir, Options{}); !errors.As(err, &foreign) || !strings.Contains(err.Error(), "not a folder") {
+			t.Errorf("%s: %v", dir, err)
 		}
 	}
 }

@@ -56,6 +56,8 @@ func explain(dir string, err error) error {
 		return &FullError{Dir: dir, Err: err}
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
 		return &AccessError{Dir: dir, Err: err}
+	case errors.Is(err, syscall.ENOTDIR):
+		return &ForeignError{File: dir, Reason: "not a folder"}
 	}
 	return err
 }

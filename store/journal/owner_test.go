@@ -420,12 +420,7 @@ func (o *owner) audit() {
 	for _, p := range o.retained {
 		want[SegmentOf(p)]++
 	}
-	got := make(map[uint32]int64)
-	for number, u := range o.store.uses {
-		if u.now != 0 {
-			got[number] = u.now
-		}
-	}
+	got := o.store.Uses()
 	if !maps.Equal(got, want) {
 		o.fatalf("the store counts uses %v, there are %v", got, want)
 	}

@@ -2,6 +2,7 @@ package journal
 
 import (
 	"fmt"
+	"sync"
 
 	"github.com/magpiemq/magpie/internal/vfs"
 )
@@ -126,11 +127,13 @@ const (
 // calls fn with the index and contents of each. The payload is good until fn returns. It stops at the first error; one of fn
 // is returned as it is.
 func (l *Log) ReadBatch(positions []Position, fn func(i int, kind byte, payload []byte) error) error {
-	var window, single []byte
+	buf := windows.Get().(*[]byte)
+	defer windows.Put(buf)
+	var single []byte
 	for i := 0; i < len(positions); {
 		j := neighbours(positions[i:]) + i
 		first := positions[i]
-		window = l.around(first, positions[j-1], window)
+		window := l.around(first, positions[j-1], buf)
 		for ; i < j; i++ {
 			kind, payload, err := l.within(window, first, positions[i])
 			if err != nil {
@@ -150,6 +153,9 @@ func (l *Log) ReadBatch(positions []Position, fn func(i int, kind byte, payload 
 	return nil
 }
 
+// windows are buffers for neighbours.
+var windows = sync.Pool{New: func() any { return new([]byte) }}
+
 // neighbours returns how many of the positions are worth reading at once.
 func neighbours(positions []Position) int {
 	n := 1
@@ -161,29 +167,30 @@ func neighbours(positions []Position) int {
 }
 
 // around reads the bytes from one record to some behind the beginning of another, if they are in a file.
-func (l *Log) around(first, last Position, buf []byte) []byte {
+func (l *Log) around(first, last Position, window *[]byte) []byte {
 	l.mu.Lock()
 	s, written := l.segs[SegmentOf(first)], l.written
 	l.mu.Unlock()
 	if s == nil || first == last || last >= written {
-		return buf[:0]
+		return nil
 	}
 	f, err := l.acquire(s)
 	if err != nil {
-		return buf[:0]
+		return nil
 	}
 	defer s.release()
 	size := min(int64(last-first)+batchGap, l.sizeOf(s)-OffsetOf(first))
 	if size <= 0 {
-		return buf[:0]
+		return nil
 	}
-	if int64(cap(buf)) < size {
-		buf = make([]byte, batchSpan+batchGap)
+	if int64(cap(*window)) < size {
+		*window = make([]byte, batchSpan+batchGap)
 	}
-	if vfs.ReadFull(f, buf[:size], OffsetOf(first)) != nil {
-		return buf[:0]
+	b := (*window)[:size]
+	if vfs.ReadFull(f, b, OffsetOf(first)) != nil {
+		return nil
 	}
-	return buf[:size]
+	return b
 }
 
 // within takes a record out of a window that begins at first.

@@ -31,7 +31,7 @@ type scanner struct {
 
 // scan returns a scanner over [from, end) of a file.
 func scan(file io.ReaderAt, h fileHeader, from, end int64) *scanner {
-	return &scanner{file: file, number: h.number, epoch: h.epoch, off: from, end: end}
+	return &scanner{file: file, number: h.number, epoch: h.epoch, off: from, end: max(from, end)}
 }
 
 // next returns the record at s.off and steps behind it. When there is no whole record, ok is false and s.off stays.

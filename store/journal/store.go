@@ -266,6 +266,30 @@ func (s *Store) Load(at Position, r *store.Record) error {
 	return err
 }
 
+// viewers read records, see [store.Viewer].
+var viewers = sync.Pool{New: func() any { return new(store.Viewer) }}
+
+// LoadAll implements [store.Store].
+func (s *Store) LoadAll(at []Position, f func(i int, r *store.Record, err error) bool) {
+	v := viewers.Get().(*store.Viewer)
+	defer viewers.Put(v)
+	for next := 0; next < len(at); {
+		first := next
+		err := s.log.ReadBatch(at[first:], func(i int, kind byte, payload []byte) error {
+			r, err := v.Owned(store.Kind(kind), payload)
+			next = first + i + 1
+			if !f(first+i, r, err) {
+				return errEnough
+			}
+			return nil
+		})
+		if err == nil || err == errEnough || !f(next, nil, err) {
+			return
+		}
+		next++
+	}
+}
+
 // Close implements [store.Store].
 func (s *Store) Close() error {
 	s.closing.Do(func() {

@@ -77,7 +77,9 @@ type Config struct {
 
 // Journal says how the files are laid out.
 type Journal struct {
-	SegmentSize Size `yaml:"segment_size" min:"8192" max:"1073741824" def:"64MiB" doc:"Size of one file of the journal; larger messages get larger files. After every four files what is in force is written anew, so small ones make starts faster and writing dearer. It may change from start to start."`
+	SegmentSize Size  `yaml:"segment_size" min:"8192" max:"1073741824" def:"64MiB" doc:"Size of one file of the journal; larger messages get larger files. After every four files what is in force is written anew, so small ones make starts faster and writing dearer. It may change from start to start."`
+	FullAt      Share `yaml:"full_at" def:"85%" doc:"How full the disk may be, by whatever is on it. Above, new QoS 1, QoS 2 and retained messages are refused (0x97; MQTT 3 clients are disconnected), until it is one percent less; everything else goes on. 100% takes messages while there is space."`
+	CleanRate   Size  `yaml:"clean_rate" def:"8MiB" doc:"Bytes per second that may be copied so that files in which little is in use can be given back."`
 }
 
 // Listener is one place where MQTT clients connect.
@@ -233,6 +235,9 @@ type Size int
 // Policy is what happens at a quota.
 type Policy broker.QueuePolicy
 
+// Share is a part of a whole, in percent from 1 to 100.
+type Share int
+
 // Rate is a number per second, above 0.
 type Rate float64
 
@@ -267,6 +272,16 @@ func (p *Policy) Parse(s string) error {
 	policy, err := broker.ParseQueuePolicy(s)
 	*p = Policy(policy)
 	return err
+}
+
+// Parse reads a percentage.
+func (s *Share) Parse(text string) error {
+	n, err := strconv.ParseUint(strings.TrimSuffix(text, "%"), 10, 7)
+	if err != nil || n < 1 || n > 100 || !strings.HasSuffix(text, "%") {
+		return fmt.Errorf("%q is not a percentage from 1%% to 100%%", text)
+	}
+	*s = Share(n)
+	return nil
 }
 
 var units = []struct {

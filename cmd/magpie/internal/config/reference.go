@@ -126,6 +126,8 @@ func typeWord(t reflect.Type) string {
 		return "size"
 	case reflect.TypeFor[Budget]():
 		return "size, percentage or `unlimited`"
+	case reflect.TypeFor[Share]():
+		return "percentage"
 	case reflect.TypeFor[Rate]():
 		return "rate"
 	case reflect.TypeFor[Duration]():
