@@ -186,11 +186,12 @@ func (b *Broker) accept(ctx context.Context, ln net.Listener) error {
 		switch {
 		case err == nil:
 			wait = 0
-			if !b.memory.admit(ctx, b.ctx) {
+			squeezed, ok := b.memory.admit(ctx, b.ctx)
+			if !ok {
 				_ = nc.Close()
 				return nil
 			}
-			b.serveConn(nc)
+			b.serveConn(nc, squeezed)
 		case errors.Is(err, net.ErrClosed), ctx.Err() != nil, b.ctx.Err() != nil:
 			return nil
 		default: // out of file descriptors, most likely: some may come free
@@ -212,11 +213,12 @@ func (b *Broker) ServeConn(nc net.Conn) {
 		_ = nc.Close()
 		return
 	}
-	b.serveConn(nc)
+	b.serveConn(nc, false)
 }
 
-func (b *Broker) serveConn(nc net.Conn) {
-	c := &conn{broker: b, nc: nc, raw: newRawIO(nc), remote: nc.RemoteAddr(), limit: b.limits.ConnectSize}
+// serveConn is ServeConn whatever the memory. squeezed is for the budget.
+func (b *Broker) serveConn(nc net.Conn, squeezed bool) {
+	c := &conn{broker: b, nc: nc, squeezed: squeezed, raw: newRawIO(nc), remote: nc.RemoteAddr(), limit: b.limits.ConnectSize}
 	if withInfo, ok := nc.(interface{ Info() transport.Info }); ok {
 		info := withInfo.Info()
 		c.listener, c.remote, c.tls = info.Listener, info.Remote, info.TLS

@@ -123,7 +123,7 @@ func (l Limits) withDefaults(stored bool) Limits {
 		set(&l.QueuedMessages, 1_000_000)
 		set(&l.QueuedBytes, 1<<30)
 		set(&l.TotalQueuedMessages, 50_000_000)
-		set(&l.TotalQueueBytes, 64<<30)
+		set(&l.TotalQueueBytes, int(min(int64(most), 64<<30)))
 	}
 	set(&l.QueuedMessages, 100_000)
 	set(&l.QueuedBytes, 64<<20)
@@ -135,7 +135,7 @@ func (l Limits) withDefaults(stored bool) Limits {
 		*v = min(*v, 65_535)
 	}
 	if l.Memory = max(0, l.Memory); l.Memory > 0 && !stored {
-		l.TotalQueueBytes = min(l.TotalQueueBytes, int(l.Memory/2))
+		l.TotalQueueBytes = min(l.TotalQueueBytes, int(min(part(l.Memory, queuesPart), int64(most))))
 	}
 	l.PacketSize = min(l.PacketSize, maxPacket)
 	l.ConnectSize = min(l.ConnectSize, l.PacketSize)

@@ -55,6 +55,7 @@ type conn struct {
 	unfinished atomic.Int64  // bytes kept of a packet, as Broker.unfinished has them
 	place      *list.Element // in Broker.unfinished, whose lock guards it
 	aliasBytes atomic.Int64  // of long Topic Names that the client has given aliases
+	squeezed   bool          // it came in at the soft level
 	short      atomic.Bool   // it ends because memory is short
 	freed      atomic.Bool   // it has ended and keeps nothing any more
 

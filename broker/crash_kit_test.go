@@ -263,9 +263,15 @@ func (l *ledger) lose(p *party, byAccident bool) {
 		}
 	}
 	p.link, p.welcome, p.owed, p.requests, p.will, p.willFirm = nil, false, nil, nil, -1, false
-	if p.brief {
-		l.forget(p)
+	if !p.brief {
+		return
 	}
+	for _, m := range l.postings {
+		if m.fate == unsettled { // such a session gets what the store does not have yet; if that is sent again, another session may get it
+			delete(p.got, m.n)
+		}
+	}
+	l.forget(p)
 }
 
 // forget drops what p had as a session.
@@ -602,6 +608,9 @@ func (s *stage) reconcile() {
 		for _, p := range s.l.parties {
 			if p.link != nil {
 				s.pay(p)
+			} else if p.lasting && s.lenient { // it was sent away for what the disk did before
+				s.connect(p)
+				quiet = 0
 			}
 		}
 		time.Sleep(2 * time.Second) // some records are synced a little later

@@ -83,7 +83,7 @@ const localBytes = 64 << 20
 func (l *Limits) localRoom() int {
 	room := min(l.QueuedBytes, localBytes)
 	if l.Memory > 0 {
-		room = min(room, int(l.Memory/packetShare))
+		room = int(min(int64(room), l.Memory/packetShare))
 	}
 	return room
 }

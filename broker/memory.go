@@ -3,7 +3,6 @@ package broker
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"runtime/debug"
 	"runtime/metrics"
@@ -57,7 +56,7 @@ const (
 // The levels close the places where clients make the process grow:
 //
 //	                            soft                          hard
-//	new connections             wait, four a second come in   wait
+//	new connections             wait, four a second may stay  wait
 //	an outbox takes             a quarter                     a sixteenth, nothing of QoS 0, one large message at a time
 //	QoS 1, 2 for a session      beyond 64 KiB: in the store, or refused without one
 //	retained, subscriptions     are refused when they grow much
@@ -78,12 +77,12 @@ type memory struct {
 	disconnected atomic.Int64 // connections that ended for their memory
 
 	urgent chan struct{} // has room for one: look at once
-	door   chan struct{} // lets one connection in at the soft level
+	door   chan struct{} // each element lets one connection in at the soft level
 
-	mu       sync.Mutex // guards all below; no other lock is taken under it
-	seen     int64      // what the last look found
-	base     int64      // held at that time
-	calm     chan struct{}
+	mu       sync.Mutex            // guards all below; no other lock is taken under it
+	seen     int64                 // what the last look found
+	base     int64                 // held at that time
+	calm     chan struct{}         // closed when the level falls
 	deferred map[*Session]struct{} // have something to send when memory is less short
 
 	// The goroutine that looks owns these.
@@ -103,7 +102,7 @@ func (m *memory) init(l *Limits, cfg *Config) {
 	}
 	out := int64(l.OutboxBytes)
 	m.outboxes = [3]int64{out, max(out/4, min(out, memoryStep)), max(out/16, min(out, memoryStep))}
-	m.urgent, m.door, m.calm = make(chan struct{}, 1), make(chan struct{}), make(chan struct{})
+	m.urgent, m.door, m.calm = make(chan struct{}, 1), make(chan struct{}, doorStep), make(chan struct{})
 	m.deferred = make(map[*Session]struct{})
 	m.set(MemoryNormal)
 }
@@ -143,7 +142,9 @@ func (m *memory) now() MemoryLevel { return MemoryLevel(m.level.Load()) }
 func (m *memory) tight() bool { return m.now() >= MemorySoft }
 
 // part returns a percentage of the limit.
-func (m *memory) part(percent int64) int64 { return m.limit/100*percent + m.limit%100*percent/100 }
+func (m *memory) part(percent int64) int64 { return part(m.limit, percent) }
+
+func part(n, percent int64) int64 { return n/100*percent + n%100*percent/100 }
 
 // reached returns the level of so many bytes, when it was the given one before.
 func (m *memory) reached(bytes int64, before MemoryLevel) MemoryLevel {
@@ -157,6 +158,7 @@ func (m *memory) reached(bytes int64, before MemoryLevel) MemoryLevel {
 
 // set makes l the level. The caller holds m.mu, and afterwards nobody waits who need not.
 func (m *memory) set(l MemoryLevel) {
+	before := m.now()
 	m.level.Store(int32(l))
 	m.outbox.Store(m.outboxes[l])
 	if l == MemoryHard || m.limit == 0 {
@@ -164,7 +166,7 @@ func (m *memory) set(l MemoryLevel) {
 	} else {
 		m.alarm.Store(m.base + m.part(levelBegins[l+1]) - m.seen)
 	}
-	if l == MemoryNormal {
+	if l < before || l == MemoryNormal {
 		close(m.calm)
 		m.calm = make(chan struct{})
 	}
@@ -204,25 +206,42 @@ func (m *memory) measure() (used int64, l MemoryLevel) {
 	return used, l
 }
 
-// admit waits until a new connection may come in, and reports whether it still may. It waits in the kernel's queue meanwhile, where
-// it costs us nothing: its client sees a server that is slow, and not one that is gone, which it would ask again and again.
-func (m *memory) admit(ends ...context.Context) bool {
+// doorStep is how many connections may come in at once at the soft level, if nobody came for a while.
+const doorStep = 4
+
+// admit waits until a new connection may come in; ok is false when that is over. It waits in the kernel's queue meanwhile, where
+// it costs us nothing: its client sees a server that is slow, and not one that is gone, which it would ask again and again. squeezed is
+// true for one that came in at the soft level: when it ends, another may take its place, so that those who have given up meanwhile keep
+// nobody waiting.
+func (m *memory) admit(ends ...context.Context) (squeezed, ok bool) {
 	for {
 		m.mu.Lock()
 		calm := m.calm
 		m.mu.Unlock()
-		if !m.tight() {
-			return true
+		var door <-chan struct{}
+		switch m.now() {
+		case MemoryNormal:
+			return false, true
+		case MemorySoft:
+			door = m.door
 		}
 		select {
 		case <-calm:
-		case <-m.door:
-			return true
+		case <-door:
+			return true, true
 		case <-ends[0].Done():
-			return false
+			return false, false
 		case <-ends[1].Done():
-			return false
+			return false, false
 		}
+	}
+}
+
+// openDoor lets one more connection in at the soft level.
+func (m *memory) openDoor() {
+	select {
+	case m.door <- struct{}{}:
+	default:
 	}
 }
 
@@ -298,10 +317,7 @@ func (b *Broker) look() {
 	case l == MemoryHard && used >= m.part(levelBegins[MemoryHard]):
 		b.disconnectLargest(now)
 	case l == MemorySoft:
-		select {
-		case m.door <- struct{}{}:
-		default:
-		}
+		m.openDoor()
 	}
 	if l < MemoryHard {
 		m.resume()
@@ -498,6 +514,9 @@ func (m *memory) release(c *conn) {
 		m.add(-before)
 	}
 	m.add(-c.aliasBytes.Swap(0) - connCost)
+	if c.squeezed {
+		m.openDoor()
+	}
 }
 
 // refuses reports whether the session may not keep one more message: memory is short, the session keeps some already, and there
@@ -511,7 +530,14 @@ func (m *memory) dropsQoS0(name string) bool {
 	return m.now() == MemoryHard && !strings.HasPrefix(name, "$SYS/")
 }
 
-var errRetainedFull = errors.New("retained messages take half of the memory limit")
+// What clients leave behind may take these parts of the limit, in percent: together less than what the soft level begins with, so that it
+// alone does not keep others out.
+const (
+	retainedPart = 33
+	queuesPart   = 25 // without a store
+)
+
+var errRetainedFull = fmt.Errorf("retained messages take %d %% of the memory limit", retainedPart)
 
 // admitRetained decides whether retained messages may grow by that many bytes.
 func (m *memory) admitRetained(retained, growth int64) error {
@@ -519,7 +545,7 @@ func (m *memory) admitRetained(retained, growth int64) error {
 	case m.limit == 0 || growth <= 0:
 	case growth > smallGrowth && m.tight():
 		return errMemory
-	case retained+growth > m.limit/2:
+	case retained+growth > m.part(retainedPart):
 		return fmt.Errorf("%w: %w", mqtt.QuotaExceeded, errRetainedFull)
 	}
 	return nil

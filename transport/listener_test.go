@@ -205,6 +205,34 @@ func TestUnacceptedConnectionsAreBounded(t *testing.T) {
 	send(t, second, accept(t, l), "hello")
 }
 
+// TestRestrain: a listener that is restrained leaves connections with the
+// kernel while a few handshakes are under way, and takes them afterwards. It
+// closes meanwhile, too.
+func TestRestrain(t *testing.T) {
+	l := open(t, Config{Network: WS})
+	l.Restrain(true)
+	reach := func(want int) {
+		t.Helper()
+		for end := time.Now().Add(patience); l.pending.size() != want; time.Sleep(time.Millisecond) {
+			if n := l.pending.size(); n > want || time.Now().After(end) {
+				t.Fatalf("%d handshakes under way, want %d", n, want)
+			}
+		}
+	}
+	const many = 20
+	for i := range many {
+		connect(t, l)
+		reach(min(i+1, fewHandshakes))
+	}
+	l.Restrain(false)
+	reach(many)
+	l.Restrain(true)
+	connect(t, l)
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestAcceptedIsNobodyElses: once Accept has returned a connection, neither a
 // flood nor Close can take it for a handshake; and what was dropped on the way
 // to Accept is not returned.

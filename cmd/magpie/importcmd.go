@@ -309,7 +309,7 @@ func (m *migration) reportNext() {
 	case m.conf != nil:
 		fmt.Printf("written to %s; look it over, then: magpie check config %s; magpie serve --config %s\n", m.cmd.Out, word(m.cmd.Out), word(m.cmd.Out))
 	case m.db != nil:
-		fmt.Printf("written to %s; start it with: magpie serve --durability durable --data %s\n", m.cmd.Data, word(m.cmd.Data))
+		fmt.Printf("written to %s; start it with: magpie serve --data %s\n", m.cmd.Data, word(m.cmd.Data))
 	}
 	if m.conf == nil && len(m.files) > 0 {
 		fmt.Println("to be named in the configuration, below auth:")

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/magpiemq/magpie/cmd/magpie/internal/config"
 )
 
 // collectAt is the part of the memory limit, in percent, at which the garbage collector begins to work harder. It is below the
@@ -22,6 +24,9 @@ const leastMemory = 32 << 20
 // memoryLimit returns memory.limit in bytes, zero for none.
 func (s *server) memoryLimit() (int64, error) {
 	limit, err := s.cfg.Memory.Limit.Of(availableMemory(os.DirFS("/")))
+	if limit > 0 && s.cfg.Memory.Limit == (config.Budget{}) {
+		limit = max(limit, leastMemory) // nobody has asked for less
+	}
 	switch {
 	case err != nil:
 		return 0, usage(s.cfg.Memory.Pos.Errorf("memory: %w", err), "")

@@ -44,7 +44,7 @@ func (c *restoreCmd) Run() error {
 		return err
 	}
 	fmt.Printf("restored to %s: %s\n", c.Data, backupWords(info))
-	fmt.Printf("made by %s at %s; start it with: magpie serve --durability durable --data %s\n",
+	fmt.Printf("made by %s at %s; start it with: magpie serve --data %s\n",
 		info.Program, info.Time.Local().Format("2006-01-02 15:04:05 -0700"), word(c.Data))
 	return nil
 }

@@ -61,7 +61,7 @@ func journalIn(dir string) (folder string, err error) {
 			}
 		}
 	}
-	return "", usage(fmt.Errorf("there is no journal in %s", word(dir)), "a broker makes one with: magpie serve --durability durable")
+	return "", usage(fmt.Errorf("there is no journal in %s", word(dir)), "a broker makes one with: magpie serve")
 }
 
 // storeCheckCmd checks a journal.
@@ -270,7 +270,7 @@ func (c *storeSalvageCmd) next(dst string) string {
 	if dst == c.NewDir {
 		return "to go on without what is lost, put the copy in the place of " + word(c.Dir)
 	}
-	return "to go on without what is lost: magpie serve --durability durable --data " + word(c.NewDir)
+	return "to go on without what is lost: magpie serve --data " + word(c.NewDir)
 }
 
 // within says whether a path is a folder or lies in it.

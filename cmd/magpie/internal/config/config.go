@@ -217,7 +217,7 @@ type Limits struct {
 // Memory bounds the process.
 type Memory struct {
 	Pos   Pos    `yaml:"-"`
-	Limit Budget `yaml:"limit" def:"75%" doc:"Of what the control group of the process or the machine has, or in bytes; at least 32MiB. Near the limit new connections wait and what clients keep does not grow (85 %); then QoS 0 is dropped, and the client that holds most is disconnected with 0x97 (95 %). An eighth of it bounds the packets that are on their way in, so a packet may not be larger; retained messages get at most half."`
+	Limit Budget `yaml:"limit" def:"75%" doc:"Of what the control group of the process or the machine has, or in bytes; at least 32MiB. Near the limit new connections wait and what clients keep does not grow (85 %); then QoS 0 is dropped, and the client that holds most is disconnected with 0x97 (95 %). An eighth of it bounds the packets that are on their way in, so a packet may not be larger; retained messages get at most a third, and without a journal what waits for clients a quarter."`
 }
 
 // Log says what is logged.

@@ -282,6 +282,31 @@ func TestReferenceIsFresh(t *testing.T) {
 	}
 }
 
+func TestBudget(t *testing.T) {
+	for text, want := range map[string]int64{"1KiB": 1 << 10, "50%": 1001 / 2, "100%": 1001, "1%": 10, "unlimited": 0} {
+		var b Budget
+		if err := b.Parse(text); err != nil {
+			t.Errorf("%s: %v", text, err)
+		} else if got, err := b.Of(1001); err != nil || got != want {
+			t.Errorf("%s of 1001: %d, %v; want %d", text, got, err, want)
+		}
+	}
+	if got, err := (Budget{}).Of(1000); err != nil || got != 750 {
+		t.Errorf("the default of 1000: %d, %v", got, err)
+	}
+	if got, err := (Budget{}).Of(0); err != nil || got != 0 {
+		t.Errorf("the default where nobody knows: %d, %v", got, err)
+	}
+	if _, err := (Budget{Percent: 50}).Of(0); err == nil {
+		t.Error("half of nobody knows what")
+	}
+	for _, text := range []string{"-1", "1.5GiB", "%", "75 percent", "999999999999999GiB"} {
+		if err := new(Budget).Parse(text); err == nil {
+			t.Errorf("%s was taken", text)
+		}
+	}
+}
+
 func TestLoadTooLarge(t *testing.T) {
 	path := t.TempDir() + "/big.yaml"
 	if err := os.WriteFile(path, bytes.Repeat([]byte("# \n"), maxFile/2), 0o600); err != nil {
