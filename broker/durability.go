@@ -12,7 +12,7 @@ import (
 // handshakes of QoS 2 are kept as the store promises of itself whenever there is a store.
 type Durability struct {
 	Filter  string        // Topic Filter
-	Memory  bool          // the store is not told of such messages: a restart forgets them
+	Memory  bool          // the store is not told of such messages of QoS 0 and 1: a restart forgets them
 	Promise store.Promise // what the store has to have done before one is acknowledged; of QoS 2 at least what it does by default
 }
 

@@ -112,7 +112,7 @@ func (b *Broker) own(t *turn, from *Session, id uint16) error {
 	}
 	if len(b.config.Durabilities) > 0 {
 		d := b.durability(p.name)
-		if d.Memory {
+		if d.Memory && p.QoS < mqtt.ExactlyOnce { // an identifier of QoS 2 must not be given again while the other side has it
 			return nil
 		}
 		if p.promise = d.Promise; p.QoS == mqtt.ExactlyOnce && p.promise == store.Written {

@@ -1,3 +1,5 @@
+//go:build !race
+
 package main
 
 import (
@@ -30,6 +32,8 @@ const (
 // siege is how long each attack goes on.
 const siege = 1500 * time.Millisecond
 
+// The race detector's own memory would count as the broker's, so this runs without.
+//
 // No client makes the process take more than its limit: not by reading nothing, nor by half-sent packets, nor by what it wants to be
 // kept, nor by being many, nor by all of that at once. Two others exchange messages all the time.
 func TestMemorySiege(t *testing.T) {

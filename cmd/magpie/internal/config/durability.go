@@ -14,7 +14,7 @@ import (
 type TopicDurability struct {
 	Pos    Pos    `yaml:"-"`
 	Filter string `yaml:"filter" required:"true" doc:"Topic Filter."`
-	Mode   string `yaml:"mode" required:"true" doc:"durable, interval=DUR or memory, as durability. QoS 2 is at least as safe as durability says, unless it is memory."`
+	Mode   string `yaml:"mode" required:"true" doc:"durable, interval=DUR or memory, as durability. QoS 2 is never less safe than the other topics on disk."`
 }
 
 // mode is what an acknowledgement promises.
