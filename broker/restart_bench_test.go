@@ -3,6 +3,7 @@
 package broker
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -172,7 +173,7 @@ func restart(b *testing.B, dir string, sessions int) (*journal.Store, *Broker) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	b.Cleanup(broker.cancel)
+	b.Cleanup(func() { _ = broker.Shutdown(context.Background()) })
 	last, there := broker.Client(fmt.Sprintf("bin-%08d", sessions-1))
 	if !there || last.QueuedMessages != restartQueue || broker.subs.tree.Len() != sessions*restartSubscriptions {
 		b.Fatalf("not all is restored: %+v, %d subscriptions", last, broker.subs.tree.Len())
