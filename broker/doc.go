@@ -19,6 +19,6 @@
 // # Locks
 //
 // In this order, and never two of the same kind at once: owning, moving, Broker.mu, retained.mu, Session.mu, subscriptions.mu,
-// holding.mu, unfinished.mu, conn.mu, memory.mu. No lock is held while reading, writing or calling an extension point, but for moving: it is held for
-// reading while messages are loaded from the store.
+// holding.mu, unfinished.mu, conn.mu, memory.mu, limbo.mu. No lock is held while reading, writing or calling an extension point, but
+// for moving: it is held for reading while messages are loaded from the store.
 package broker

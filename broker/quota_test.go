@@ -347,3 +347,19 @@ func TestQuotaAfterRestart(t *testing.T) {
 		}
 	})
 }
+
+// A Will that no receiver has room for was published all the same, and is not published again after a restart.
+func TestQuotaOfWill(t *testing.T) {
+	s := &store.Memory{}
+	limits := Limits{QueuedMessages: 1}
+	bubble(t, Config{Store: s, Limits: limits}, func(r *rig) {
+		r.away("c", "#", 1)
+		r.connect(mqtt.V5, "p").publish("a", "fills the queue", 1)
+		dying := r.connect(mqtt.V5, "dying", lasting(1000), leaving(mqtt.Will{Topic: "will", Payload: []byte("gone"), QoS: 1}))
+		dying.drop()
+		next := newRig(r.T, Config{Store: s.Clone(), Limits: Limits{QueuedMessages: 10}})
+		c := next.connect(mqtt.V5, "c", resume, lasting(1000))
+		c.want("fills the queue")
+		c.silent()
+	})
+}

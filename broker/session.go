@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -383,7 +384,7 @@ func (b *Broker) publishWill(w *will, t *turn) {
 		m = &copied
 	}
 	t.pub.beginMessage(m, t.now)
-	if _, err := b.publish(t, w.info, w.session.withoutWill(), 0); err != nil {
+	if _, err := b.publish(t, w.info, w.session.withoutWill(), 0); err != nil && !errors.Is(err, errReceiversFull) {
 		b.log.Error("will not published", "client", w.info.ClientID, "topic", w.message.Topic, "reason", err)
 		return
 	}

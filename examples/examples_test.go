@@ -61,7 +61,13 @@ func TestRequest(t *testing.T) {
 }
 
 func TestLamp(t *testing.T) {
-	_, url := start(t)
+	b, url := start(t)
+	online := make(chan string, 10)
+	sub, err := b.Subscribe("home/lamp/online", mqtt.AtLeastOnce, func(m *mqtt.Message, _ bool) { online <- string(m.Payload) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sub.Close()
 	binary := build(t, "lamp")
 	lamp := command(t, binary, "-url", url)
 	out, err := lamp.StdoutPipe()
@@ -70,6 +76,9 @@ func TestLamp(t *testing.T) {
 	}
 	if err := lamp.Start(); err != nil {
 		t.Fatal(err)
+	}
+	if got := <-online; got != "yes" { // before it has been there once, nothing keeps a command for it
+		t.Fatalf("online: %s", got)
 	}
 	for _, to := range []string{"on", "off"} {
 		said, err := command(t, binary, "-url", url, "-switch", to).CombinedOutput()

@@ -97,10 +97,9 @@ func (c *client) fill() error {
 	return err
 }
 
-// leave says goodbye.
+// leave says goodbye. It may be called while a subscriber receives.
 func (c *client) leave() {
-	c.out = (&mqtt.Disconnect{}).Append(c.out, version)
-	_ = c.flush() // a connection that is gone has left too
+	_, _ = c.nc.Write((&mqtt.Disconnect{}).Append(nil, version)) // a connection that is gone has left too
 	_ = c.nc.Close()
 }
 

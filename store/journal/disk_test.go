@@ -152,6 +152,7 @@ func TestCleanRate(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if want := count * size * time.Second / rate; cleaned != 1 || cleaning < want || cleaning > want*6/5 {
 			t.Errorf("%d segments were cleaned, which took %v, want %v", cleaned, cleaning, want)
 		}
@@ -164,6 +165,7 @@ func TestCleanRate(t *testing.T) {
 		s.forgetLooks()
 		stop = true
 		time.Sleep(2 * lookEvery) // it is being copied again
+		synctest.Wait()
 		began := time.Now()
 		if err := s.Close(); err != nil {
 			t.Fatal(err)

@@ -607,6 +607,8 @@ func TestWritten(t *testing.T) {
 		want := func(what string, wrote, synced Position, syncs, told int) {
 			t.Helper()
 			synctest.Wait()
+			n.mu.Lock()
+			defer n.mu.Unlock()
 			if got := l.Safe(store.Written); got != wrote {
 				t.Errorf("%s: written up to %x, want %x", what, got, wrote)
 			}
