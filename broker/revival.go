@@ -49,7 +49,7 @@ type waiting struct {
 	retain, shared bool
 }
 
-// sentBefore is a QoS 2 message in flight.
+// sentBefore is a message in flight: of QoS 2, or of QoS 1 if the checkpoint tells of it.
 type sentBefore struct {
 	store.Ref
 	order int
@@ -208,7 +208,7 @@ func (s *revived) apply(rec *store.Record, where func(store.Position) store.Posi
 	case store.Done:
 		s.finish(rec.About, where)
 	case store.Sent:
-		s.send(store.Ref{About: rec.About, PacketID: rec.PacketID})
+		s.send(store.Ref{About: rec.About, PacketID: rec.PacketID}, where)
 	case store.Received:
 		if f, ok := s.sent[rec.PacketID]; ok && where(f.About) == where(rec.About) {
 			f.Received = true
@@ -232,10 +232,11 @@ func (s *revived) apply(rec *store.Record, where func(store.Position) store.Posi
 	}
 }
 
-// send notes that a message of QoS 2 is in flight.
-func (s *revived) send(ref store.Ref) {
-	f, again := s.sent[ref.PacketID]
-	if !again {
+// send notes that a message is in flight, behind those that are. The identifier may still be that of one of QoS 1 that is done and
+// not taken out yet.
+func (s *revived) send(ref store.Ref, where func(store.Position) store.Position) {
+	f, known := s.sent[ref.PacketID]
+	if !known || where(f.About) != where(ref.About) {
 		s.sends++
 		f.order = s.sends
 	}
@@ -299,7 +300,7 @@ func (s *revived) checkpointed(rec *store.Record, where func(store.Position) sto
 		delete(sizes, at)
 		if ref.PacketID != 0 {
 			delete(s.sent, ref.PacketID) // records before may have told of later ones: here is the order
-			s.send(ref)
+			s.send(ref, where)
 			continue
 		}
 		queue = append(queue, waiting{ref.About, bytes, ref.QoS, ref.Retain, ref.Shared})

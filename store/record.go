@@ -87,7 +87,7 @@ type Ref struct {
 	QoS      mqtt.QoS
 	Retain   bool
 	Shared   bool
-	PacketID uint16 // of one of QoS 2 that was sent
+	PacketID uint16 // of one that was sent
 	Received bool   // and acknowledged by PUBREC
 }
 
