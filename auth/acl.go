@@ -162,6 +162,9 @@ func (a *ACL) Authorize(c *broker.ClientInfo, act broker.Action, topic string) e
 	return v.answer()
 }
 
+// DecidesAtOnce is true: nobody else is asked; see [broker.Prompt].
+func (*ACL) DecidesAtOnce() bool { return true }
+
 // CoversRead reports whether the client may read every topic that the filter matches; see [broker.Coverer].
 func (a *ACL) CoversRead(c *broker.ClientInfo, filter string) bool {
 	s := subjectOf(c)
@@ -218,6 +221,9 @@ func (f *ACLFile) Authorize(c *broker.ClientInfo, act broker.Action, topic strin
 	}
 	return a.Authorize(c, act, topic)
 }
+
+// DecidesAtOnce is true: nobody else is asked; see [broker.Prompt].
+func (*ACLFile) DecidesAtOnce() bool { return true }
 
 // CoversRead reports whether the client may read every topic that the filter matches; see [broker.Coverer].
 func (f *ACLFile) CoversRead(c *broker.ClientInfo, filter string) bool {

@@ -45,6 +45,9 @@ func (DenyAll) Authorize(*broker.ClientInfo, broker.Action, string) error { retu
 // CoversRead reports false.
 func (DenyAll) CoversRead(*broker.ClientInfo, string) bool { return false }
 
+// DecidesAtOnce is true.
+func (DenyAll) DecidesAtOnce() bool { return true }
+
 // AllowAll lets everybody do everything, topics that begin with $ included.
 type AllowAll struct{}
 
@@ -53,6 +56,9 @@ func (AllowAll) Authorize(*broker.ClientInfo, broker.Action, string) error { ret
 
 // CoversRead reports true.
 func (AllowAll) CoversRead(*broker.ClientInfo, string) bool { return true }
+
+// DecidesAtOnce is true.
+func (AllowAll) DecidesAtOnce() bool { return true }
 
 func (AllowAll) neverDeniesRead(*broker.ClientInfo, string) bool { return true }
 

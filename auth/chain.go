@@ -79,6 +79,16 @@ func (as Authorizers) Authorize(c *broker.ClientInfo, act broker.Action, topic s
 	return answer
 }
 
+// DecidesAtOnce reports whether all members do; see [broker.Prompt].
+func (as Authorizers) DecidesAtOnce() bool {
+	for _, a := range as {
+		if p, ok := a.(broker.Prompt); !ok || !p.DecidesAtOnce() {
+			return false
+		}
+	}
+	return true
+}
+
 // neverDenier is an authorizer that can promise not to deny reading anything that a filter matches.
 type neverDenier interface {
 	neverDeniesRead(c *broker.ClientInfo, filter string) bool

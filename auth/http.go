@@ -273,6 +273,9 @@ func (h *HTTP) Authorize(c *broker.ClientInfo, act broker.Action, topic string) 
 	return mqtt.NotAuthorized
 }
 
+// DecidesAtOnce reports whether the service is asked about logins only; see [broker.Prompt].
+func (h *HTTP) DecidesAtOnce() bool { return h.cfg.AccessURL == "" }
+
 // CoversRead reports whether the service allowed the client to subscribe to the filter; see [broker.Coverer].
 func (h *HTTP) CoversRead(c *broker.ClientInfo, filter string) bool {
 	return h.granted.has(owner{c.ClientID, c.User}, filter)

@@ -53,6 +53,9 @@ func (t *Topics) Authorize(c *broker.ClientInfo, act broker.Action, topic string
 	return mqtt.NotAuthorized
 }
 
+// DecidesAtOnce is true: nobody else is asked; see [broker.Prompt].
+func (*Topics) DecidesAtOnce() bool { return true }
+
 // CoversRead reports whether one filter covers another; see [broker.Coverer].
 func (t *Topics) CoversRead(c *broker.ClientInfo, filter string) bool {
 	s := subjectOf(c)

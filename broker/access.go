@@ -37,6 +37,16 @@ func (b *Broker) decide(info *ClientInfo, a Action, name string) error {
 	return nil
 }
 
+// decidesAtOnce reports whether decide does not wait for anybody.
+func (b *Broker) decidesAtOnce(info *ClientInfo) bool {
+	for _, z := range [...]Authorizer{info.Access, b.config.Authorizer} {
+		if p, ok := z.(Prompt); z != nil && (!ok || !p.DecidesAtOnce()) {
+			return false
+		}
+	}
+	return true
+}
+
 // mayWrite decides whether a client may publish to a name.
 func (b *Broker) mayWrite(info *ClientInfo, name string) error {
 	if name[0] == '$' && !b.openDollar(name) {

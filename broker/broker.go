@@ -39,6 +39,7 @@ type Broker struct {
 	stats       stats
 	memory      memory
 	unfinished  unfinished
+	loops       loops
 	subs        subscriptions
 	retained    retained
 	holding     holding
@@ -104,6 +105,9 @@ func New(cfg Config) (*Broker, error) {
 	b.holding.sessions = make(map[*Session]struct{})
 	b.holding.wake, b.holding.over = make(chan struct{}, 1), make(chan struct{})
 	b.holding.end = sync.OnceFunc(func() { close(b.holding.over) })
+	if err := b.loops.init(b); err != nil {
+		return nil, err
+	}
 	b.accessEpoch.Store(1)
 	b.hooks.Store(hooksOf(b.observers))
 	b.ctx, b.cancel = context.WithCancel(context.Background())
@@ -244,10 +248,7 @@ func (b *Broker) serveConn(nc net.Conn, squeezed bool) {
 	c.began = time.Now()
 	c.lastRead.Store(int64(c.began.Sub(b.started)))
 	c.deadline = time.AfterFunc(b.limits.ConnectTimeout, c.checkDeadline)
-	go func() {
-		defer b.connTasks.Done()
-		c.run()
-	}()
+	go c.run()
 }
 
 // nowhere is the address of a connection that has none.
@@ -336,13 +337,14 @@ func (b *Broker) Shutdown(ctx context.Context) error {
 	b.cancel()
 	cut := context.AfterFunc(ctx, func() {
 		for _, c := range conns {
-			_ = c.nc.Close()
+			c.hurry()
 		}
 	})
 	defer cut()
 	done := make(chan struct{})
 	go func() {
 		b.connTasks.Wait()
+		b.loops.end()
 		b.holding.end()
 		b.closeLocals()
 		b.tasks.Wait()

@@ -32,6 +32,12 @@ type Config struct {
 
 	MemoryUsed func() int64 // bytes that the process takes, compared with Limits.Memory four times a second; nil asks the Go runtime
 
+	IO    IO            // how plain sockets are read and written
+	Loops int           // how many loops there are at most; zero means one for each processor that Go uses
+	Pace  time.Duration // how long a loop that has much to do waits for more, so that it is done together; zero means 250 µs, negative never
+
+	newPoller func() (poller, error) // what loops wait with; tests replace it
+
 	collect func() // frees what is garbage and gives it back to the system; tests replace it
 
 	CheckPayloadFormat bool     // refuse payloads that claim to be UTF-8 and are not (0x99)
@@ -39,6 +45,16 @@ type Config struct {
 	ResponsePrefix     string   // Response Information is this followed by the ClientID; empty gives none
 	DollarTopics       []string // first levels beginning with $ that clients may publish to; $SYS and $share never
 }
+
+// IO says how plain sockets, TCP or Unix, are read and written. Connections with TLS or WebSocket have a goroutine each.
+type IO byte
+
+// The kinds of IO.
+const (
+	IOAuto      IO = iota // IOReactor where that works, else IOGoroutine
+	IOReactor             // few loops for all connections: Linux only
+	IOGoroutine           // a goroutine for each connection
+)
 
 // ListenerConfig overrides Config for the connections of one listener.
 type ListenerConfig struct {

@@ -19,6 +19,7 @@ type conn struct {
 	broker   *Broker
 	nc       net.Conn
 	raw      *rawIO // nil when nc can only be read and written by waiting
+	socket   socket // in place of both on a loop
 	listener string
 	config   ListenerConfig
 	remote   net.Addr
@@ -44,6 +45,7 @@ type conn struct {
 
 	lastRead atomic.Int64 // when bytes came last, as a time since Broker.started
 	deadline *time.Timer  // see checkDeadline
+	homely   bool         // no loop can have it
 	expires  atomic.Int64 // when the client's credentials end, Unix nanoseconds; zero means never
 	accepted atomic.Bool  // state is connected: info may be read by others
 	cause    atomic.Pointer[error]
@@ -62,11 +64,16 @@ type conn struct {
 	held      []held // what waits for the store, in order; guarded by Broker.holding.mu, like releasing
 	releasing bool   // something that was held is being sent
 
-	mu         sync.Mutex // guards the outbox, which is all below
-	out        []byte
+	mu         sync.Mutex    // guards the outbox, which is all below; see outbox.go
+	out        []byte        // to which packets are added
 	dirty      bool          // on the list of a turn, which will flush
 	corked     bool          // nothing is written yet: the store has to be safe first, see greet
 	writing    bool          // somebody writes what was taken from the outbox
+	looped     bool          // served by a loop: what the socket does not take is written when it takes more
+	pieces     []piece       // in front of out
+	blocked    bool          // it takes nothing now
+	edge       bool          // it takes more since the last write began
+	refilling  bool          // a goroutine gets what the session has for the outbox
 	failed     bool          // the socket does not take bytes any more
 	drained    chan struct{} // closed when writing becomes false; made by who waits for that
 	aliasesOut session.AliasesOut
@@ -84,7 +91,15 @@ const (
 
 // run serves the connection from its first byte to its end.
 func (c *conn) run() {
-	err := c.serve()
+	if err := c.serve(); err != errParked {
+		c.finish(err)
+	}
+}
+
+// finish ends the connection because of err. The caller served it.
+func (c *conn) finish(err error) {
+	defer c.broker.connTasks.Done()
+	c.finishInput()
 	c.stop(err)
 	c.deadline.Stop()
 	if c.session != nil {
@@ -94,12 +109,12 @@ func (c *conn) run() {
 	c.broker.ended(c, err)
 	switch {
 	case errors.As(err, new(*disconnected)), errors.Is(err, errClosedByPeer):
-		_ = c.nc.Close()
+		c.cut()
 	default:
 		c.close(c.disconnectPacket(err))
 	}
 	c.mu.Lock()
-	c.failed, c.out = true, nil // nobody writes any more, nor starts a goroutine for it
+	c.failed, c.out, c.pieces = true, nil, nil // nobody writes any more, nor starts a goroutine for it
 	c.mu.Unlock()
 	c.broker.memory.release(c)
 	c.freed.Store(true)
@@ -137,7 +152,13 @@ func (c *conn) awaitEnd() {
 // stop ends the connection from outside of its goroutine: with the reason that the client will hear, if it is a code and
 // the client knows codes. The first reason counts.
 func (c *conn) stop(cause error) {
-	if c.cause.CompareAndSwap(nil, &cause) {
+	if !c.cause.CompareAndSwap(nil, &cause) {
+		return
+	}
+	switch onLoop, mine := c.socket.end(); {
+	case mine:
+		go c.leaveLoop(nil)
+	case !onLoop:
 		_ = c.nc.SetReadDeadline(time.Unix(1, 0)) // wakes the goroutine that reads
 	}
 }

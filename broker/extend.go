@@ -84,7 +84,7 @@ func (a Action) String() string {
 // Authorizer decides every publish, subscription and delivery. Authorize returns nil to allow, ErrNoOpinion to leave it
 // to others, or a [mqtt.ReasonCode] to deny, NotAuthorized as a rule. It is called by many goroutines at once.
 //
-// For Write and Subscribe it may block: it holds up that one client. For Read it must not block: it is called while a
+// For Write and Subscribe it may block: it holds up that one client (see [Prompt]). For Read it must not block: it is called while a
 // publisher's message is routed, and for each subscription not covered (see [Coverer]). Decisions about writing are
 // remembered until [Broker.Reauthorize].
 type Authorizer interface {
@@ -95,6 +95,12 @@ type Authorizer interface {
 // the filter matches. Then its deliveries are not checked one by one.
 type Coverer interface {
 	CoversRead(c *ClientInfo, filter string) bool
+}
+
+// Prompt is an [Authorizer] that can say that it waits for nobody, another process for instance. Then a loop, which serves many clients, asks
+// it without a goroutine for that.
+type Prompt interface {
+	DecidesAtOnce() bool
 }
 
 // ClientInfo describes a connected client. It is immutable.

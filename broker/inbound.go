@@ -12,7 +12,6 @@ import (
 
 // handle processes one packet from a client.
 func (c *conn) handle(f mqtt.Frame, t *turn) error {
-	t.in[f.Type]++
 	if c.state != connected {
 		return c.handshake(f, t)
 	}
@@ -48,6 +47,9 @@ type publishedTopic struct {
 	name  string
 	epoch uint64 // of the decision; see Broker.accessEpoch
 	err   error  // why the client may not publish to it; nil when it may
+
+	targets []*subscription // who gets what is published to it
+	routed  uint64          // for which subscriptions.epoch, plus one
 }
 
 // topicCacheSize bounds how many names a connection remembers, topicCacheBytes how long they are. Devices publish to few and
@@ -105,9 +107,6 @@ func (c *conn) onPublish(f mqtt.Frame, t *turn) error {
 	if err := p.Parse(f, c.version); err != nil {
 		return err
 	}
-	t.pubIn[p.QoS]++
-	t.pubInB += len(p.Payload)
-	c.bucket.take()
 	if len(p.IDs) > 0 {
 		return fmt.Errorf("%w: a client does not send Subscription Identifiers", mqtt.ProtocolError) // [MQTT-3.3.4-6]
 	}
@@ -115,6 +114,12 @@ func (c *conn) onPublish(f mqtt.Frame, t *turn) error {
 	if err != nil {
 		return err
 	}
+	if t.looped && e.epoch != c.broker.accessEpoch.Load() && !c.broker.decidesAtOnce(c.info) {
+		return errMustWait
+	}
+	t.pubIn[p.QoS]++
+	t.pubInB += len(p.Payload)
+	c.bucket.take()
 	fresh, err := c.receive(p)
 	if err == mqtt.PacketIdentifierInUse {
 		return c.refuse(p, t, err)
@@ -133,6 +138,7 @@ func (c *conn) onPublish(f mqtt.Frame, t *turn) error {
 		return c.refuse(p, t, err)
 	}
 	t.pub.begin(e.name, c.info.ClientID)
+	t.pub.topic = e
 	from := c.session
 	if qos != mqtt.ExactlyOnce {
 		from = nil

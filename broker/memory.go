@@ -400,8 +400,7 @@ func (c *conn) evict(cause error) {
 	c.short.Store(true)
 	c.stop(cause)
 	c.mu.Lock()
-	n := len(c.out)
-	c.out = nil
+	n := c.dropOutbox()
 	c.mu.Unlock()
 	c.pending.Add(int64(-n))
 	c.settleOutbox()

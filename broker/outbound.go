@@ -293,10 +293,14 @@ func (c *conn) sendPublish(t *turn, p *publication, id uint16, ids []uint32, qos
 		return DropTooLarge // [MQTT-3.1.2-24]
 	}
 	c.mu.Lock()
-	at := len(c.out)
-	c.out = append(c.room(len(e.bytes)), e.bytes...)
-	if qos > mqtt.AtMostOnce {
-		binary.BigEndian.PutUint16(c.out[at+e.idAt:], id)
+	if len(e.bytes) >= shareFrom {
+		c.addShared(e, id)
+	} else {
+		at := len(c.out)
+		c.out = append(c.room(len(e.bytes)), e.bytes...)
+		if qos > mqtt.AtMostOnce {
+			binary.BigEndian.PutUint16(c.out[at+e.idAt:], id)
+		}
 	}
 	c.appended(t, len(e.bytes))
 	c.mu.Unlock()

@@ -170,8 +170,8 @@ func (t *turn) deliver() {
 			position = uint64(t.pub.position)
 		}
 		sub.deliver(t, position)
-		if t.unflushed > flushAfter {
-			t.flush()
+		if len(t.heavy) > 0 || t.unflushed > flushAfter {
+			t.relieve()
 		}
 	}
 }

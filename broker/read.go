@@ -104,7 +104,6 @@ func (in *input) consume(used int) {
 
 // serve reads the connection until it ends and returns why: nil after a DISCONNECT.
 func (c *conn) serve() error {
-	defer c.finishInput()
 	for {
 		n, err := c.fill()
 		if cause := c.ending(); cause != nil {
@@ -116,18 +115,41 @@ func (c *conn) serve() error {
 		t := c.broker.beginTurn()
 		c.lastRead.Store(int64(t.now.Sub(c.broker.started)))
 		t.bytesIn += n
-		used, err := c.process(c.in.buf[:c.in.n], t)
+		err = c.digest(t)
 		t.end()
 		if err != nil {
 			return err
 		}
-		c.in.consume(used)
-		c.noteUnfinished(c.in.holds())
-		c.bucket.pause(c)
-		c.awaitReader()
-		c.awaitStore()
-		c.awaitMemory(n)
+		if c.wait(n); c.park() {
+			return errParked
+		}
 	}
+}
+
+// errParked ends the goroutine of a connection that a loop serves from now on.
+var errParked = errors.New("served by a loop")
+
+// digest processes what was read.
+func (c *conn) digest(t *turn) error {
+	used, err := c.process(c.in.buf[:c.in.n], t)
+	c.in.consume(used)
+	if err == nil || err == errMustWait {
+		c.noteUnfinished(c.in.holds())
+	}
+	return err
+}
+
+// wait waits for whatever is behind its client, who has just been read n bytes of.
+func (c *conn) wait(n int) {
+	c.bucket.pause(c)
+	c.awaitReader()
+	c.awaitStore()
+	c.awaitMemory(n)
+}
+
+// mustWait reports whether wait would.
+func (c *conn) mustWait(n int) bool {
+	return c.bucket.isEmpty() || c.outruns() || c.tooGreedy(n)
 }
 
 // finishInput lets go of what was read and not processed.
@@ -166,11 +188,14 @@ func (c *conn) finishReading(cause error) error {
 // awaitReader waits while the client does not read what it is sent: answers to its packets go to the outbox whatever is in
 // there, so a client that asks and never listens is not asked for more.
 func (c *conn) awaitReader() {
-	for (c.pending.Load()-readSize)/4 > c.broker.memory.outbox.Load() && c.ending() == nil {
+	for c.outruns() && c.ending() == nil {
 		c.in.release()
 		time.Sleep(10 * time.Millisecond)
 	}
 }
+
+// outruns reports whether the client is sent more than it reads.
+func (c *conn) outruns() bool { return (c.pending.Load()-readSize)/4 > c.broker.memory.outbox.Load() }
 
 // greedyRead is how many bytes a read has to bring for its connection to be slowed down when memory is short.
 const greedyRead = 16 << 10
@@ -179,13 +204,16 @@ const greedyRead = 16 << 10
 // sent to be written, or collected.
 func (c *conn) awaitMemory(n int) {
 	for range 10 {
-		if n < greedyRead || c.broker.memory.now() < MemoryHard || c.ending() != nil {
+		if !c.tooGreedy(n) || c.ending() != nil {
 			return
 		}
 		c.in.release()
 		time.Sleep(10 * time.Millisecond)
 	}
 }
+
+// tooGreedy reports whether a read of n bytes was a large one when memory is very short.
+func (c *conn) tooGreedy(n int) bool { return n >= greedyRead && c.broker.memory.now() >= MemoryHard }
 
 // awaitStore waits while the store has more to write than it can, so that publishers take the pace of the disk.
 func (c *conn) awaitStore() {
@@ -221,6 +249,12 @@ func (c *conn) fill() (n int, err error) {
 
 // fillNow reads bytes that have arrived, and does not wait for more than a moment.
 func (c *conn) fillNow() (n int, err error) {
+	if c.looped {
+		c.in.acquire()
+		n, err = c.broker.loops.poll.Read(int(c.socket.fd), c.in.buf[c.in.n:])
+		c.in.n += n
+		return n, err
+	}
 	if c.raw != nil {
 		return c.raw.fillNow(&c.in)
 	}
@@ -240,12 +274,22 @@ func (c *conn) process(b []byte, t *turn) (used int, err error) {
 			c.in.need = size
 			break
 		}
-		if err := c.handle(f, t); err != nil {
+		if t.looped && mayWait(f.Type) {
+			return used, errMustWait
+		}
+		if err := c.handle(f, t); err == errMustWait {
+			return used, err
+		} else if t.in[f.Type]++; err != nil {
 			return used, err
 		}
 		used += size
 	}
 	return used, nil
+}
+
+// mayWait reports whether a packet of this type may ask somebody who does not answer at once.
+func mayWait(t mqtt.PacketType) bool {
+	return t == mqtt.SUBSCRIBE || t == mqtt.UNSUBSCRIBE || t == mqtt.AUTH
 }
 
 // bucket is the token bucket of a client's publish rate: it pauses reading, it drops nothing.
@@ -257,21 +301,27 @@ type bucket struct {
 
 func (k *bucket) take() { k.tokens-- }
 
-// pause waits until the client's messages have been paid for, or the connection is to end.
-func (k *bucket) pause(c *conn) {
-	if k.rate <= 0 {
-		return
-	}
+// refill adds what time has brought.
+func (k *bucket) refill() {
 	now := time.Now()
 	k.tokens = min(k.burst, k.tokens+now.Sub(k.last).Seconds()*k.rate)
 	k.last = now
-	for k.tokens < 0 && c.ending() == nil {
+}
+
+// isEmpty reports whether the client's messages have not been paid for.
+func (k *bucket) isEmpty() bool {
+	if k.rate <= 0 {
+		return false
+	}
+	k.refill()
+	return k.tokens < 0
+}
+
+// pause waits until the client's messages have been paid for, or the connection is to end.
+func (k *bucket) pause(c *conn) {
+	for k.isEmpty() && c.ending() == nil {
 		c.in.release()
-		wait := min(time.Duration(-k.tokens/k.rate*float64(time.Second))+time.Millisecond, 100*time.Millisecond)
-		time.Sleep(wait)
-		now := time.Now()
-		k.tokens += now.Sub(k.last).Seconds() * k.rate
-		k.last = now
-		c.lastRead.Store(int64(now.Sub(c.broker.started))) // we are the ones who do not read
+		time.Sleep(min(time.Duration(-k.tokens/k.rate*float64(time.Second))+time.Millisecond, 100*time.Millisecond))
+		c.lastRead.Store(int64(time.Since(c.broker.started))) // we are the ones who do not read
 	}
 }

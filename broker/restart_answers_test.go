@@ -85,6 +85,7 @@ func TestAnswerOfEarlierConnection(t *testing.T) {
 			expect[mqtt.Suback](c)
 			p := r.connect(mqtt.V5, "p")
 			p.send((&mqtt.Publish{Topic: []byte("a"), QoS: 2, PacketID: 9, Payload: []byte("x")}).Append(nil, mqtt.V5))
+			synctest.Wait()
 			c.silent() // the message is not on disk
 			s.all()
 			c.silent() // that it is sent, under which identifier, is not

@@ -174,11 +174,12 @@ func TestReplayNeverSticks(t *testing.T) {
 			}
 			c := r.connect(mqtt.V5, "c")
 			c.subscribe(sub("live", 1))
-			live := rnd.IntN(50)
+			sends := rnd.IntN(50)
+			live := sends
 			done := make(chan struct{})
 			go func() {
 				defer close(done)
-				for range live {
+				for range sends {
 					_ = r.b.Publish(&mqtt.Message{Topic: "live", Payload: []byte("live"), QoS: 1})
 				}
 			}()

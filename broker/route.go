@@ -2,6 +2,7 @@ package broker
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/magpiemq/magpie/mqtt"
@@ -16,25 +17,26 @@ type publication struct {
 	name      string
 	publisher string
 	msg       *mqtt.Message
-	position  store.Position // in the store; 0 when it was not told
-	promise   store.Promise  // how safe that has to be before it is acknowledged
-	encoded   [12]encoding   // by layout
+	position  store.Position  // in the store; 0 when it was not told
+	promise   store.Promise   // how safe that has to be before it is acknowledged
+	topic     *publishedTopic // what the publisher's connection knows of the name; nil for other publishers
+	made      uint16          // which of encoded are, by layout
+	encoded   [12]encoding
 }
 
 // encoding is the PUBLISH as it goes on the wire for one layout: version, QoS and RETAIN. Receivers of one layout differ
 // in the Packet Identifier only, so each layout is encoded once.
 type encoding struct {
-	bytes []byte // empty when not made yet
-	idAt  int    // where the Packet Identifier is
+	bytes  []byte
+	idAt   int  // where the Packet Identifier is
+	shared bool // outboxes have it
 }
 
 // begin starts the way of the message that was parsed into p.Publish.
 func (p *publication) begin(name, publisher string) {
 	p.name, p.publisher, p.msg, p.position, p.promise = name, publisher, nil, 0, store.Default
 	p.Topic, p.HasAlias, p.PacketID, p.Dup = bytesOf(name), false, 0, false
-	for i := range p.encoded {
-		p.encoded[i].bytes = p.encoded[i].bytes[:0]
-	}
+	p.topic, p.made = nil, 0
 }
 
 // beginMessage starts the way of a message that is owned already.
@@ -50,8 +52,8 @@ func (p *publication) beginMessage(m *mqtt.Message, now time.Time) {
 func (p *publication) reset() {
 	encoded, ids := p.encoded, p.IDs[:0]
 	for i := range encoded {
-		if cap(encoded[i].bytes) > 16<<10 {
-			encoded[i].bytes = nil
+		if encoded[i].shared || cap(encoded[i].bytes) > 16<<10 {
+			encoded[i] = encoding{}
 		}
 	}
 	*p = publication{encoded: encoded}
@@ -83,10 +85,14 @@ func (p *publication) layout(v mqtt.Version, qos mqtt.QoS, retain bool) *encodin
 		i += 6
 	}
 	e := &p.encoded[i]
-	if len(e.bytes) == 0 {
+	if p.made&(1<<i) == 0 {
+		p.made |= 1 << i
+		if e.shared {
+			e.bytes, e.shared = nil, false
+		}
 		q := p.Publish
 		q.QoS, q.Retain, q.IDs = qos, retain, nil
-		e.bytes = q.Append(e.bytes, v)
+		e.bytes = q.Append(e.bytes[:0], v)
 		e.idAt = 1 + lengthSize(e.bytes) + 2 + len(q.Topic)
 	}
 	return e
@@ -114,6 +120,7 @@ type subscription struct {
 // subscriptions is who wants what.
 type subscriptions struct {
 	mu     sync.RWMutex
+	epoch  atomic.Uint64 // changes with every subscription
 	tree   topic.Tree[*Session, *subscription]
 	shared topic.Tree[string, *shareGroup] // by the share name
 }
@@ -150,6 +157,10 @@ func (b *Broker) publish(t *turn, info *ClientInfo, from *Session, id uint16) (r
 // match lists in t.targets the subscriptions that get t.pub: one of each session, and one member of each shared
 // subscription (§4.8.2).
 func (b *Broker) match(t *turn) {
+	if e := t.pub.topic; e != nil && e.routed == b.subs.epoch.Load()+1 {
+		t.targets = append(t.targets[:0], e.targets...)
+		return
+	}
 	t.targets, t.groups = t.targets[:0], t.groups[:0]
 	b.subs.mu.RLock()
 	defer b.subs.mu.RUnlock()
@@ -171,7 +182,21 @@ func (b *Broker) match(t *turn) {
 				t.targets = append(t.targets, sub)
 			}
 		}
+	} else if filters <= 1 {
+		t.pub.topic.remember(t.targets, b.subs.epoch.Load())
 	}
+}
+
+// routeMost bounds how many receivers of a topic a connection remembers: with more of them, finding them is the smaller part.
+const routeMost = 16
+
+// remember notes who gets what is published to the topic, until somebody subscribes or unsubscribes.
+func (e *publishedTopic) remember(targets []*subscription, epoch uint64) {
+	if e == nil || len(targets) > routeMost {
+		return
+	}
+	clear(e.targets)
+	e.targets, e.routed = append(e.targets[:0], targets...), epoch+1
 }
 
 // echoes reports whether the message would go back to its publisher against the option No Local [MQTT-3.8.3-3].

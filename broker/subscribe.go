@@ -145,6 +145,7 @@ func (b *Broker) addSubscription(made, old *subscription) {
 	}
 	b.subs.mu.Lock()
 	defer b.subs.mu.Unlock()
+	b.subs.epoch.Add(1)
 	if made.share == "" {
 		b.subs.tree.Set(made.filter, made.session, made)
 		return
@@ -162,6 +163,7 @@ func (b *Broker) removeSubscription(sub *subscription) {
 	b.memory.add(-sub.cost())
 	b.subs.mu.Lock()
 	defer b.subs.mu.Unlock()
+	b.subs.epoch.Add(1)
 	if sub.share == "" {
 		b.subs.tree.Delete(sub.filter, sub.session)
 		return

@@ -16,8 +16,10 @@ type turn struct {
 	broker *Broker
 	now    time.Time
 	dirty  []*conn
+	heavy  []*conn // of dirty, with so much to write that it should not wait for the end
 
-	unflushed int // bytes appended to outboxes since the last flush
+	looped    bool // on a loop, which must not wait
+	unflushed int  // bytes appended to outboxes since the last flush
 
 	pub      publication
 	matches  []topic.Entry[*Session, *subscription]
@@ -56,12 +58,29 @@ func (t *turn) flush() {
 	}
 	clear(t.dirty)
 	t.dirty = t.dirty[:0]
+	clear(t.heavy)
+	t.heavy = t.heavy[:0]
 	t.unflushed = 0
 }
 
-// flushAfter is how many bytes may wait for the end of a turn: one large message to many receivers would else be copied for each of
-// them before the first copy is written.
-const flushAfter = 256 << 10
+// flushAfter is how many bytes may wait for the end of a turn, in all outboxes together, and heavyAfter in one: a large message to many
+// receivers would else be copied for each of them before the first copy is written.
+const (
+	flushAfter = 4 << 20
+	heavyAfter = readSize * 3 / 4
+)
+
+// relieve writes what is too much to wait for the end. Call it where flush may be called.
+func (t *turn) relieve() {
+	if t.unflushed > flushAfter {
+		t.flush()
+	}
+	for i, c := range t.heavy {
+		t.heavy[i] = nil
+		c.flush(t)
+	}
+	t.heavy = t.heavy[:0]
+}
 
 // end flushes, counts and gives the turn back.
 func (t *turn) end() {
@@ -76,7 +95,7 @@ func (t *turn) end() {
 func (t *turn) forget() {
 	t.pub.reset()
 	*t = turn{
-		dirty: t.dirty[:0], pub: t.pub, mergedAt: t.mergedAt,
+		dirty: t.dirty[:0], heavy: t.heavy[:0], pub: t.pub, mergedAt: t.mergedAt,
 		matches: small(t.matches), groups: small(t.groups), targets: small(t.targets), stored: small(t.stored), refused: small(t.refused),
 		recipients: small(t.recipients), places: t.places[:0], merged: small(t.merged), items: small(t.items),
 	}

@@ -1,35 +1,12 @@
 package broker
 
 import (
-	"sync"
 	"time"
 
+	"github.com/magpiemq/magpie/internal/poll"
 	"github.com/magpiemq/magpie/mqtt"
 	"github.com/magpiemq/magpie/transport"
 )
-
-// outBuffer is the size of the pooled buffers that outboxes begin with.
-const outBuffer = 4 << 10
-
-var outBuffers = sync.Pool{New: func() any { return new([outBuffer]byte) }}
-
-// room returns the outbox with space for n more bytes, as a rule. The caller holds c.mu.
-func (c *conn) room(n int) []byte {
-	if c.out == nil {
-		if n <= outBuffer {
-			return outBuffers.Get().(*[outBuffer]byte)[:0]
-		}
-		return make([]byte, 0, n)
-	}
-	return c.out
-}
-
-// recycle gives a written buffer back.
-func recycle(b []byte) {
-	if cap(b) == outBuffer {
-		outBuffers.Put((*[outBuffer]byte)(b[:outBuffer]))
-	}
-}
 
 // appended notes that n bytes were added to the outbox. The first to append puts the connection on its turn's list and so
 // owns the flush. The caller holds c.mu.
@@ -41,52 +18,106 @@ func (c *conn) appended(t *turn, n int) {
 		c.dirty = true
 		t.dirty = append(t.dirty, c)
 	}
+	if (len(c.out) > heavyAfter || len(c.pieces) > 0) && !c.writing && !c.blocked {
+		t.heavy = append(t.heavy, c)
+	}
 }
 
-// take takes what the outbox holds. The caller holds c.mu.
-func (c *conn) take() []byte {
-	b := c.out
-	c.out = nil
-	return b
-}
-
-// flush writes the outbox as far as the socket takes it at once. What remains goes to a goroutine that may wait; so does
-// everything on connections that cannot be written without waiting. It is called by the turn that owns the flush.
+// flush writes the outbox as far as the socket takes it at once. What remains is written when the loop hears that there is room, or by a
+// goroutine that may wait; so is everything on connections that cannot be written without waiting. It is called by the turn that owns
+// the flush.
 func (c *conn) flush(*turn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.dirty = false
 	if c.failed {
-		c.out = nil
+		c.dropOutbox()
 		return
 	}
 	if c.corked {
 		return
 	}
-	for !c.writing && len(c.out) > 0 {
-		if c.raw == nil {
-			c.startDrain(nil)
+	for !c.writing && !c.blocked && !c.nothingToWrite() {
+		if c.raw == nil && !c.looped {
+			c.startDrain()
 			return
 		}
-		b := c.take()
-		c.writing = true
-		c.mu.Unlock()
-		n, err := c.raw.tryWrite(b)
-		c.wrote(n)
-		c.mu.Lock()
-		c.stopWriting()
+		p := c.take()
+		n, err := c.writeNow(p.bytes)
 		switch {
 		case err != nil:
 			c.fail(err)
 			return
-		case n < len(b):
-			c.startDrain(b[n:])
+		case n == len(p.bytes):
+			p.recycle()
+			continue
+		}
+		c.putBack(p.bytes[n:])
+		if !c.looped {
+			c.startDrain()
 			return
 		}
-		recycle(b)
+		c.blocked = !c.edge
 	}
-	if !c.writing && c.starved.Load() {
-		c.startDrain(nil) // the backlog of this client is not the work of whoever writes to it
+	if !c.writing && c.starved.Load() { // the backlog of this client is not the work of whoever writes to it
+		if !c.looped {
+			c.startDrain()
+		} else if !c.blocked {
+			c.startRefill()
+		}
+	}
+}
+
+// writeNow writes what the socket takes at once. The caller holds c.mu, which is not held meanwhile, and nobody is writing.
+func (c *conn) writeNow(b []byte) (n int, err error) {
+	c.writing, c.edge = true, false
+	looped := c.looped
+	c.mu.Unlock()
+	if !looped {
+		n, err = c.raw.tryWrite(b)
+	} else if n, err = c.broker.loops.poll.Write(int(c.socket.fd), b); err == poll.ErrAgain {
+		err = nil
+	}
+	c.wrote(n)
+	c.mu.Lock()
+	c.stopWriting()
+	return n, err
+}
+
+// writable notes that the socket takes more, and has it written at the end of the turn.
+func (c *conn) writable(t *turn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.edge, c.blocked = true, false
+	c.appended(t, 0)
+}
+
+// startRefill starts a goroutine that fills the outbox with what waits in the session. The caller holds c.mu.
+func (c *conn) startRefill() {
+	if c.refilling || c.failed {
+		return
+	}
+	c.refilling = true
+	c.broker.connTasks.Add(1)
+	go c.refill()
+}
+
+// refill gets what waits in the session until the socket takes no more.
+func (c *conn) refill() {
+	defer c.broker.connTasks.Done()
+	for {
+		if c.starved.Swap(false) {
+			t := c.broker.beginTurn()
+			c.session.pump(t)
+			t.end()
+		}
+		c.mu.Lock()
+		if c.failed || c.blocked || !c.starved.Load() {
+			c.refilling = false
+			c.mu.Unlock()
+			return
+		}
+		c.mu.Unlock()
 	}
 }
 
@@ -106,21 +137,29 @@ func (c *conn) wrote(n int) {
 }
 
 // startDrain starts the goroutine that empties the outbox. The caller holds c.mu, and nobody is writing.
-func (c *conn) startDrain(rest []byte) {
+func (c *conn) startDrain() {
 	if c.failed {
 		return
 	}
 	c.writing = true
 	c.broker.connTasks.Add(1)
-	go c.drain(rest)
+	go c.drain()
 }
 
 // drain writes until the outbox is empty and nothing waits for room in it.
-func (c *conn) drain(rest []byte) {
+func (c *conn) drain() {
 	defer c.broker.connTasks.Done()
 	for {
-		if len(rest) > 0 {
-			n, err := c.nc.Write(rest)
+		c.mu.Lock()
+		if c.nothingToWrite() && !c.starved.Load() {
+			c.stopWriting()
+			c.mu.Unlock()
+			return
+		}
+		p := c.take()
+		c.mu.Unlock()
+		if len(p.bytes) > 0 {
+			n, err := c.nc.Write(p.bytes)
 			c.wrote(n)
 			if err != nil {
 				c.mu.Lock()
@@ -129,24 +168,13 @@ func (c *conn) drain(rest []byte) {
 				c.mu.Unlock()
 				return
 			}
-			recycle(rest)
+			p.recycle()
 		}
 		if c.starved.Swap(false) {
 			t := c.broker.beginTurn()
 			c.session.pump(t)
 			t.end()
 		}
-		c.mu.Lock()
-		if rest = c.take(); len(rest) == 0 {
-			if c.starved.Load() {
-				c.mu.Unlock()
-				continue
-			}
-			c.stopWriting()
-			c.mu.Unlock()
-			return
-		}
-		c.mu.Unlock()
 	}
 }
 
@@ -162,7 +190,7 @@ func (c *conn) stopWriting() {
 // fail notes that the socket cannot be written any more. The caller holds c.mu.
 func (c *conn) fail(err error) {
 	c.failed = true
-	c.out = nil
+	c.dropOutbox()
 	c.stop(err)
 }
 
@@ -172,12 +200,49 @@ const lastWords = 2 * time.Second
 // close writes what is left in the outbox, the packet p behind it, and closes the connection. It waits for a client that
 // reads slowly, but not long.
 func (c *conn) close(p []byte) {
+	if !c.socket.onLoop() { // wakes who writes
+		c.limitWrites()
+	}
+	c.stopOthers()
 	c.mu.Lock()
+	var b []byte
+	for !c.nothingToWrite() {
+		b = append(b, c.take().bytes...)
+	}
+	b = append(b, p...)
+	failed := c.failed || c.corked
+	c.mu.Unlock()
+	if failed || len(b) == 0 {
+		c.shut()
+		return
+	}
+	if c.socket.onLoop() {
+		if c.reclaim() != nil {
+			return
+		}
+		c.limitWrites()
+	}
+	n, err := c.nc.Write(b)
+	c.wrote(n)
+	if err == nil && len(p) > 0 {
+		c.linger()
+	}
+	_ = c.nc.Close()
+}
+
+// limitWrites sets when the client must have taken the last bytes.
+func (c *conn) limitWrites() {
 	patience := lastWords
 	if c.short.Load() {
 		patience /= 8 // what it has not read yet takes the memory for which it has to go
 	}
 	_ = c.nc.SetWriteDeadline(time.Now().Add(patience))
+}
+
+// stopOthers waits until nobody writes to the connection; nobody else does any more.
+func (c *conn) stopOthers() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for c.writing {
 		drained := make(chan struct{})
 		c.drained = drained
@@ -185,18 +250,34 @@ func (c *conn) close(p []byte) {
 		<-drained
 		c.mu.Lock()
 	}
-	c.writing = true // for good: nobody writes after this
-	b := append(c.take(), p...)
-	failed := c.failed || c.corked
-	c.mu.Unlock()
-	if !failed && len(b) > 0 {
-		n, err := c.nc.Write(b)
-		c.wrote(n)
-		if err == nil && len(p) > 0 {
-			c.linger()
-		}
+	c.writing = true // for good
+}
+
+// shut closes the connection without a word. On a loop nobody else may be writing.
+func (c *conn) shut() {
+	if c.socket.onLoop() {
+		c.broker.loops.poll.Shut(c.forgetSocket())
+	} else {
+		_ = c.nc.Close()
 	}
-	_ = c.nc.Close()
+}
+
+// cut closes a connection whose client does not listen any more.
+func (c *conn) cut() {
+	if c.socket.onLoop() {
+		c.stopOthers()
+	}
+	c.shut()
+}
+
+// hurry closes the connection while somebody may still serve it.
+func (c *conn) hurry() {
+	c.short.Store(true)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.nc != nil {
+		_ = c.nc.Close()
+	}
 }
 
 // maxLingering is how many connections may linger at a time. They do not count as connections any more.

@@ -115,6 +115,12 @@ func (a *access) CoversRead(c *broker.ClientInfo, filter string) bool {
 	return ok && covers.CoversRead(c, filter)
 }
 
+// DecidesAtOnce implements broker.Prompt.
+func (a *access) DecidesAtOnce() bool {
+	p, ok := a.current.Load().authorizer.(broker.Prompt)
+	return ok && p.DecidesAtOnce()
+}
+
 // byListener asks the authenticator of the listener that the client came to.
 type byListener struct{ access *access }
 

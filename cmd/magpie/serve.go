@@ -27,6 +27,7 @@ type serveCmd struct {
 	WS             string `name:"ws" help:"Address for MQTT over WebSocket." placeholder:"ADDR" env:"MAGPIE_WS"`
 	Unix           string `help:"Path of a Unix socket for MQTT." placeholder:"PATH" env:"MAGPIE_UNIX"`
 	HTTP           string `name:"http" help:"Address for HTTP (127.0.0.1:8080), or off." placeholder:"ADDR" env:"MAGPIE_HTTP"`
+	IO             string `name:"io" help:"How plain sockets are served: reactor, goroutine or auto (auto)." placeholder:"CORE" env:"MAGPIE_IO" enum:",auto,reactor,goroutine" default:""`
 	Cert           string `help:"Certificate for --mqtts, PEM." placeholder:"FILE" env:"MAGPIE_CERT"`
 	Key            string `help:"Private key for --mqtts, PEM." placeholder:"FILE" env:"MAGPIE_KEY"`
 	AllowAnonymous bool   `help:"Let in clients without credentials, also from other machines." env:"MAGPIE_ALLOW_ANONYMOUS"`
@@ -151,6 +152,7 @@ func (c *serveCmd) apply(cfg *config.Config) error {
 	override(&cfg.Data, c.Data)
 	override(&cfg.Durability, c.Durability)
 	override(&cfg.HTTP.Address, c.HTTP)
+	override(&cfg.IO.Core, c.IO)
 	override(&cfg.Log.Level, c.LogLevel)
 	override(&cfg.Log.Format, c.LogFormat)
 	if cfg.Data == "" {

@@ -66,6 +66,7 @@ type Config struct {
 	HTTP               HTTP              `yaml:"http" doc:"The HTTP listener: /metrics, /healthz, /readyz, and MQTT over WebSocket at /mqtt."`
 	Auth               Auth              `yaml:"auth" doc:"Who may connect, and what they may do."`
 	Limits             Limits            `yaml:"limits" doc:"What clients can take. Each limit is at least 1; where the value says so, the word unlimited lifts it."`
+	IO                 IO                `yaml:"io" doc:"How connections are read and written. A restart changes it."`
 	Memory             Memory            `yaml:"memory" doc:"How much memory the process may take."`
 	Log                Log               `yaml:"log" doc:"What is logged, to standard error."`
 	SysInterval        Duration          `yaml:"sys_interval" word:"never" def:"10s" doc:"How often the topics below $SYS are published."`
@@ -212,6 +213,14 @@ type Limits struct {
 	MaxKeepAlive          Duration `yaml:"max_keep_alive" word:"unlimited" def:"unlimited" doc:"Longest Keep Alive of MQTT 5.0 clients."`
 	PublishRate           Rate     `yaml:"publish_rate" word:"unlimited" def:"unlimited" doc:"Messages per second from one client. Beyond it its connection is read more slowly."`
 	PublishBurst          Count    `yaml:"publish_burst" def:"one second's worth" doc:"Messages above the rate that may come at once."`
+}
+
+// IO says how sockets are served.
+type IO struct {
+	Pos   Pos      `yaml:"-"`
+	Core  string   `yaml:"core" enum:"auto,reactor,goroutine" def:"auto" doc:"reactor: few loops serve all plain TCP and Unix connections, which costs the least (Linux only). goroutine: each connection has one, as connections with TLS or WebSocket always have. auto: reactor where it works."`
+	Loops int      `yaml:"loops" min:"1" max:"1024" def:"one for each processor" doc:"How many loops there are at most. One serves, while it keeps up; the others help when it does not."`
+	Pace  Duration `yaml:"pace" word:"never" def:"250us" doc:"How long a loop waits for more when several clients have sent something at the same time, so that all of it is written together: less work, and that much more delay. never: no longer than it must."`
 }
 
 // Memory bounds the process.

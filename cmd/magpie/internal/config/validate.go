@@ -246,3 +246,14 @@ func same(x, y reflect.Value) bool {
 	}
 	return reflect.DeepEqual(x.Interface(), y.Interface())
 }
+
+// Broker returns the core as the broker knows it.
+func (io *IO) Broker() broker.IO {
+	switch io.Core {
+	case "reactor":
+		return broker.IOReactor
+	case "goroutine":
+		return broker.IOGoroutine
+	}
+	return broker.IOAuto
+}
