@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/url"
 	"os"
@@ -54,39 +53,39 @@ func popArgument(ctx *kong.DecodeContext, what string) (string, error) {
 
 // connFlags are the flags that pub, sub and req share: mosquitto's where it has one.
 type connFlags struct {
-	Host    argument `short:"h" default:"localhost" placeholder:"HOST" help:"Broker's host (localhost)."`
-	Port    int      `short:"p" placeholder:"PORT" help:"Its port (1883, with TLS 8883)."`
-	Unix    argument `placeholder:"PATH" help:"Connect to a Unix socket instead."`
-	URL     argument `name:"url" short:"L" placeholder:"URL" help:"mqtt[s]://[user[:password]@]host[:port][/topic], or ws[s]://host[:port][/path]."`
-	Bind    argument `short:"A" placeholder:"ADDR" help:"Local address to connect from."`
-	Proxy   argument `placeholder:"URL" help:"Go through a proxy: socks5h://, http:// or https://."`
-	NoDelay bool     `name:"nodelay" hidden:"" help:"Accepted for mosquitto's sake: always on."`
+	Host    argument `short:"h" default:"localhost" placeholder:"HOST" group:"Connection" help:"Broker's host (localhost)."`
+	Port    int      `short:"p" placeholder:"PORT" group:"Connection" help:"Its port (1883, with TLS 8883)."`
+	Unix    argument `placeholder:"PATH" group:"Connection" help:"Connect to a Unix socket instead."`
+	URL     argument `name:"url" short:"L" placeholder:"URL" group:"Connection" help:"mqtt[s]://[user[:password]@]host[:port][/topic], or ws[s]://host[:port][/path]."`
+	Bind    argument `short:"A" placeholder:"ADDR" group:"Connection" help:"Local address to connect from."`
+	Proxy   argument `placeholder:"URL" group:"Connection" help:"Go through a proxy: socks5h://, http:// or https://."`
+	NoDelay bool     `name:"nodelay" hidden:"" group:"Connection" help:"Accepted for mosquitto's sake: always on."`
 
-	Version   argument `name:"protocol-version" short:"V" default:"5" placeholder:"V" help:"mqttv5, mqttv311 or mqttv31; 5, 311, 31 for short (5)."`
-	ID        argument `name:"id" short:"i" placeholder:"ID" help:"Client id (the broker chooses one)."`
-	IDPrefix  argument `name:"id-prefix" short:"I" placeholder:"PREFIX" help:"Client id is this and the process id."`
-	Username  argument `short:"u" placeholder:"USER" help:"User name."`
-	Password  argument `name:"pw" aliases:"password" short:"P" placeholder:"PASSWORD" help:"Password; $MAGPIE_PASSWORD keeps it out of the process list."`
-	Scram     bool     `help:"Log in with SCRAM-SHA-256: the password is not sent (MQTT 5.0)."`
-	KeepAlive int      `name:"keepalive" short:"k" default:"60" placeholder:"SECONDS" help:"Keep alive; 0 switches it off (60)."`
-	Keep      bool     `name:"disable-clean-session" short:"c" help:"Continue the session of client id -i, and leave it behind."`
-	Expiry    argument `name:"session-expiry-interval" short:"x" placeholder:"SECONDS" help:"How long the broker keeps the session; -1 for ever (MQTT 5.0)."`
+	Version   argument `name:"protocol-version" short:"V" default:"5" placeholder:"V" group:"Session" help:"mqttv5, mqttv311 or mqttv31; 5, 311, 31 for short (5)."`
+	ID        argument `name:"id" short:"i" placeholder:"ID" group:"Session" help:"Client id (the broker chooses one)."`
+	IDPrefix  argument `name:"id-prefix" short:"I" placeholder:"PREFIX" group:"Session" help:"Client id is this and the process id."`
+	Username  argument `short:"u" placeholder:"USER" group:"Session" help:"User name."`
+	Password  argument `name:"pw" aliases:"password" short:"P" placeholder:"PASSWORD" group:"Session" help:"Password; $MAGPIE_PASSWORD keeps it out of the process list."`
+	Scram     bool     `group:"Session" help:"Log in with SCRAM-SHA-256: the password is not sent (MQTT 5.0)."`
+	KeepAlive int      `name:"keepalive" short:"k" default:"60" placeholder:"SECONDS" group:"Session" help:"Keep alive; 0 switches it off (60)."`
+	Keep      bool     `name:"disable-clean-session" short:"c" group:"Session" help:"Continue the session of client id -i, and leave it behind."`
+	Expiry    argument `name:"session-expiry-interval" short:"x" placeholder:"SECONDS" group:"Session" help:"How long the broker keeps the session; -1 for ever (MQTT 5.0)."`
 
-	WillTopic   argument `name:"will-topic" placeholder:"TOPIC" help:"Topic of the will."`
-	WillPayload argument `name:"will-payload" placeholder:"TEXT" help:"Its payload."`
-	WillQoS     int      `name:"will-qos" placeholder:"QOS" help:"Its QoS."`
-	WillRetain  bool     `name:"will-retain" help:"Retain it."`
+	WillTopic   argument `name:"will-topic" placeholder:"TOPIC" group:"Will" help:"Topic of the will."`
+	WillPayload argument `name:"will-payload" placeholder:"TEXT" group:"Will" help:"Its payload."`
+	WillQoS     int      `name:"will-qos" placeholder:"QOS" group:"Will" help:"Its QoS."`
+	WillRetain  bool     `name:"will-retain" group:"Will" help:"Retain it."`
 
-	TLS      bool     `name:"tls" aliases:"tls-use-os-certs" help:"TLS, trusting the authorities of the system."`
-	CAFile   argument `name:"cafile" placeholder:"FILE" help:"TLS, trusting the authorities of this PEM file."`
-	Cert     argument `placeholder:"FILE" help:"Client certificate (PEM)."`
-	Key      argument `placeholder:"FILE" help:"Its private key (PEM)."`
-	Insecure bool     `help:"Do not check that the certificate is the host's: anybody with a certificate of the authority can listen in."`
-	ALPN     argument `name:"tls-alpn" placeholder:"PROTOCOL" help:"Application protocol to ask for."`
+	TLS      bool     `name:"tls" aliases:"tls-use-os-certs" group:"TLS" help:"TLS, trusting the authorities of the system."`
+	CAFile   argument `name:"cafile" placeholder:"FILE" group:"TLS" help:"TLS, trusting the authorities of this PEM file."`
+	Cert     argument `placeholder:"FILE" group:"TLS" help:"Client certificate (PEM)."`
+	Key      argument `placeholder:"FILE" group:"TLS" help:"Its private key (PEM)."`
+	Insecure bool     `group:"TLS" help:"Do not check that the certificate is the host's: anybody with a certificate of the authority can listen in."`
+	ALPN     argument `name:"tls-alpn" placeholder:"PROTOCOL" group:"TLS" help:"Application protocol to ask for."`
 
-	Props propFlags `name:"property" short:"D" placeholder:"PACKET NAME [KEY] VALUE" help:"Property of MQTT 5.0, as in: -D publish user-property k v."`
-	Debug bool      `short:"d" help:"Say on stderr what happens."`
-	Quiet bool      `help:"Print no errors."`
+	Props propFlags `name:"property" short:"D" placeholder:"PACKET NAME [KEY] VALUE" group:"Session" help:"Property of MQTT 5.0, as in: -D publish user-property k v."`
+	Debug bool      `short:"d" group:"Output" help:"Say on stderr what happens."`
+	Quiet bool      `group:"Output" help:"Print no errors."`
 
 	dialURL  string // found by config
 	urlTopic string // the one in URL
@@ -343,7 +342,7 @@ func checkQoS(flag string, q int) error {
 func (f *connFlags) dial(ctx context.Context, cfg client.Config) (*client.Conn, error) {
 	c, err := client.DialConn(ctx, f.dialURL, cfg)
 	if ctx.Err() != nil && err != nil {
-		return nil, errors.New("interrupted")
+		return nil, ended(ctx)
 	}
 	if err != nil {
 		return nil, hinted(err, connectHint(err, f.dialURL))
@@ -408,6 +407,17 @@ func (f *connFlags) hush(err error) error {
 	return errQuiet
 }
 
+// errInterrupted is the end by a signal.
+var errInterrupted = errors.New("interrupted")
+
+// ended says why a context of a command is done.
+func ended(ctx context.Context) error {
+	if cause := context.Cause(ctx); errors.Is(cause, errTimeUp) || takenOver(cause) {
+		return cause
+	}
+	return errInterrupted
+}
+
 // interruptible returns a context that SIGINT and SIGTERM end; a second signal ends the process.
 func interruptible() (context.Context, context.CancelFunc) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -418,16 +428,11 @@ func interruptible() (context.Context, context.CancelFunc) {
 // goodbye ends the connection with the properties of -D disconnect.
 func (f *connFlags) goodbye(c *client.Conn) error {
 	props, _ := f.Props.properties("disconnect") // was checked
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	return c.Disconnect(ctx, mqtt.Disconnect{Props: props})
+	return f.disconnect(c, mqtt.Disconnect{Props: props})
 }
 
-// lost is the error of a connection that ended by itself.
-func lost(c *client.Conn) error {
-	err := c.Err()
-	if errors.Is(err, io.ErrUnexpectedEOF) {
-		return errors.New("the broker closed the connection")
-	}
-	return err
+func (f *connFlags) disconnect(c *client.Conn, d mqtt.Disconnect) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	return c.Disconnect(ctx, d)
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"strings"
 	"testing"
@@ -210,9 +211,9 @@ func TestLinesEnd(t *testing.T) {
 		c, b := pipeClient(t)
 		ctx, cancel := context.WithCancel(t.Context())
 		in, out := io.Pipe()
-		s := sender{ctx: ctx, conn: c, message: mqtt.Message{Topic: "t", QoS: mqtt.AtLeastOnce}}
+		s := sender{ctx: ctx, out: oneConn{c, &connFlags{}}, message: mqtt.Message{Topic: "t", QoS: mqtt.AtLeastOnce}}
 		done := make(chan error, 1)
-		go func() { done <- s.sendLines(in) }()
+		go func() { done <- s.send(s.lines(in, math.MaxInt, encodingFlags{}.decode)) }()
 		if _, err := out.Write([]byte("line\n")); err != nil {
 			t.Fatal(err)
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -21,7 +22,9 @@ import (
 type printing struct {
 	*client.Delivery
 	b       []byte
-	careful bool // escape what could command a terminal
+	careful bool                // escape what could command a terminal
+	pretty  bool                // indent JSON
+	encode  func([]byte) string // of the payload; nil leaves it as it is
 	now     time.Time
 	skip    string // why the message cannot be printed
 }
@@ -57,7 +60,21 @@ func harmless(s string) string {
 	return b.String()
 }
 
-func printPayload(p *printing) { p.foreign(string(p.Message.Payload)) }
+func printPayload(p *printing) { p.foreign(p.body()) }
+
+// body is the payload as it is shown where no format says how.
+func (p *printing) body() string {
+	payload := p.Message.Payload
+	if p.encode != nil {
+		return p.encode(payload)
+	}
+	if p.pretty && json.Valid(payload) {
+		var b bytes.Buffer
+		_ = json.Indent(&b, payload, "", "  ") // is valid
+		return b.String()
+	}
+	return string(payload)
+}
 
 // printVerbose prints topic and payload like mosquitto_sub, whose word for an empty payload is (null).
 func printVerbose(p *printing) {
@@ -70,12 +87,22 @@ func printVerbose(p *printing) {
 }
 
 func printJSON(p *printing) {
-	b, err := json.Marshal(jsonOf(p.Delivery, p.now))
-	if err != nil {
+	p.object(jsonOf(p.Delivery, p.now))
+}
+
+// object appends a message as JSON, with < > & as they are: it goes to no web page.
+func (p *printing) object(j jsonMessage) {
+	var b strings.Builder
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if p.pretty {
+		e.SetIndent("", "  ")
+	}
+	if err := e.Encode(j); err != nil {
 		p.skip = fmt.Sprintf("message on %q: %v", p.Message.Topic, err)
 		return
 	}
-	p.foreign(string(b))
+	p.foreign(strings.TrimSuffix(b.String(), "\n"))
 }
 
 // jsonMessage is a message of --json and %j. The names are mosquitto_sub's, where it has one.
@@ -337,12 +364,7 @@ func printRawJSON(p *printing) {
 	}
 	j := jsonOf(p.Delivery, p.now)
 	j.Payload, j.Base64 = json.RawMessage(p.Message.Payload), ""
-	b, err := json.Marshal(j)
-	if err != nil {
-		p.skip = fmt.Sprintf("message on %q: %v", p.Message.Topic, err)
-		return
-	}
-	p.foreign(string(b))
+	p.object(j)
 }
 
 // clockLayouts are the sequences of strftime that a Go layout can say.

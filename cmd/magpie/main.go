@@ -43,6 +43,16 @@ func (helpFlag) BeforeReset(ctx *kong.Context) error {
 	return nil
 }
 
+// examples makes the part of a help text that shows how a command is used: command lines, each followed by what it does.
+func examples(lines ...string) string {
+	var b strings.Builder
+	b.WriteString("Examples:\n\n")
+	for i := 0; i < len(lines); i += 2 {
+		fmt.Fprintf(&b, "  # %s\n  %s\n", lines[i+1], lines[i])
+	}
+	return b.String()
+}
+
 func main() { os.Exit(run(os.Args[1:])) }
 
 // newParser makes the parser of the command line.

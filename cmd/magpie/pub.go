@@ -1,12 +1,11 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"time"
 
@@ -28,62 +27,133 @@ type pubCmd struct {
 	Stdin    bool      `name:"stdin-file" short:"s" help:"Publish all of stdin as one message."`
 	QoS      int       `name:"qos" short:"q" placeholder:"QOS" help:"Quality of service: 0, 1 or 2 (0)."`
 	Retain   bool      `short:"r" help:"The broker keeps the last one for those who subscribe later."`
-	Repeat   int       `default:"1" placeholder:"N" help:"Publish it so many times (1)."`
-	Delay    float64   `name:"repeat-delay" placeholder:"SECONDS" help:"Wait between two of them (0)."`
+	Repeat   *int      `placeholder:"N" help:"Publish it so many times (1)."`
+	Count    *int      `short:"C" placeholder:"N" help:"With -l: leave after so many lines. Otherwise as --repeat."`
+	Delay    float64   `name:"repeat-delay" placeholder:"SECONDS" help:"Wait between an answer and the next message (0)."`
+	Rate     float64   `placeholder:"N" help:"Publish at most so many messages per second, without waiting for the answers in between."`
 	Inflight int       `name:"max-inflight" short:"M" placeholder:"N" help:"Messages of QoS 1 and 2 on their way at a time (128)."`
+	Wait     float64   `name:"timeout" short:"W" placeholder:"SECONDS" help:"Fail when not everything is acknowledged after so many seconds."`
+	Queue    argument  `placeholder:"DIR" help:"Keep messages of QoS 1 and 2 in this folder until they are acknowledged: the next run with it sends what is left. Needs -i."`
 
+	encodingFlags
+	reconnectFlag
 	connFlags
 }
 
-// pubHelp is the end of the command's help.
-const pubHelp = "Examples:\n\n  magpie pub -t bins/7/level -m 93\n  magpie pub -r -q 1 lamps/kitchen on\n  journalctl -f | magpie pub -t log -l"
-
-// Help is shown by kong below the flags.
-func (*pubCmd) Help() string { return pubHelp }
+// Help is shown by kong below the usage line.
+func (*pubCmd) Help() string {
+	return examples(
+		"magpie pub bins/7/level 93", "topic and message as two arguments",
+		"magpie pub -t bins/7/level -m 93 -q 1 -r", "the same with flags, as mosquitto_pub takes them; acknowledged, retained",
+		"journalctl -f | magpie pub -t log -l -q 1", "each line a message; when the broker goes away, they wait",
+		"magpie pub -t load -m x --count 1000 --rate 50", "fifty a second",
+		"magpie pub --hex -t plc/1 -m '01 03 00 6b'", "bytes that are no text",
+		"magpie pub -i bin7 --queue spool -q 1 -W 10 bins/7/level 93", "if it is not delivered in 10 seconds, it stays in the folder spool",
+		"magpie pub -i bin7 --queue spool", "send what is in that folder",
+	)
+}
 
 // Run connects, publishes, and leaves when everything is acknowledged.
 func (p *pubCmd) Run() error {
+	p.Keep = p.Keep || p.Queue != "" && p.ID != ""
 	cfg, err := p.config("publish")
 	if err == nil {
 		err = p.check()
+	}
+	var m mqtt.Message
+	if err == nil {
+		m, err = p.given()
 	}
 	if err != nil {
 		return usage(err, "")
 	}
 	cfg.MaxInflight = p.Inflight
-	m, err := p.message()
-	if err != nil {
+	if err := p.read(&m); err != nil {
 		return p.hush(err)
 	}
 	ctx, stop := interruptible()
 	defer stop()
+	ctx, cancel := withLimit(ctx, p.Wait)
+	defer cancel()
 	return p.hush(p.publish(ctx, cfg, m))
 }
 
 // check finds what is wrong with the flags before anything is sent.
 func (p *pubCmd) check() error {
+	modes := howMany(p.Message != nil || p.Payload != nil || p.Topic != "" && p.Name != "", p.File != "", p.Lines, p.Null, p.Stdin)
+	if p.Queue != "" && modes == 0 && p.Topic == "" && p.Name == "" && p.urlTopic == "" {
+		return p.checkQueue()
+	}
 	if err := p.checkTopic(); err != nil {
 		return err
-	}
-	modes := 0
-	for _, given := range []bool{p.Message != nil, p.File != "", p.Lines, p.Null, p.Stdin} {
-		if given {
-			modes++
-		}
 	}
 	switch {
 	case modes == 0:
 		return errors.New("nothing to publish: give one of -m, -f, -l, -n, -s")
 	case modes > 1:
 		return errors.New("only one of a message, -m, -f, -l, -n, -s")
-	case p.Repeat < 1 || p.Delay < 0:
-		return errors.New("--repeat must be at least 1, --repeat-delay not negative")
-	case p.Lines && (p.Repeat != 1 || p.Delay != 0):
-		return errors.New("--repeat does not go with -l")
 	case p.Inflight < 0 || p.Inflight > 32_768:
 		return fmt.Errorf("-M %d: must be 1 to 32768", p.Inflight)
+	case p.Wait < 0:
+		return errors.New("-W must not be negative")
+	case p.goesOn() && len(p.Props.of("disconnect")) > 0:
+		return errors.New("-D disconnect needs --no-reconnect")
+	}
+	if err := p.checkTimes(); err != nil {
+		return err
+	}
+	if p.Queue != "" {
+		if err := p.checkQueue(); err != nil {
+			return err
+		}
 	}
 	return checkQoS("-q", p.QoS)
+}
+
+// checkTimes judges how often to publish.
+func (p *pubCmd) checkTimes() error {
+	repeated := p.Repeat != nil || p.Count != nil
+	switch {
+	case p.Repeat != nil && p.Count != nil:
+		return errors.New("--count and --repeat mean the same: give one")
+	case p.times() < 1:
+		return errors.New("--repeat and --count must be at least 1")
+	case p.Delay < 0 || p.Rate < 0:
+		return errors.New("--repeat-delay and --rate must not be negative")
+	case p.Lines && (p.Repeat != nil || p.Delay != 0):
+		return errors.New("--repeat and --repeat-delay do not go with -l, --count and --rate do")
+	case p.Rate > 0 && !p.Lines && !repeated:
+		return errors.New("--rate needs something to repeat: -l, --repeat or --count")
+	case p.Rate > 0 && p.Delay > 0:
+		return errors.New("--rate and --repeat-delay exclude each other")
+	}
+	return nil
+}
+
+// checkQueue judges the use of --queue. Who sends what an earlier run has left must be the same client, with the same session.
+func (p *pubCmd) checkQueue() error {
+	switch {
+	case p.ID == "":
+		return errors.New("--queue needs a client id (-i): the broker knows by it what it has already")
+	case p.QoS == 0 && p.Topic != "":
+		return errors.New("--queue needs -q 1 or -q 2: nothing acknowledges QoS 0")
+	case !p.connectsAgain(true):
+		return errors.New("--queue and --no-reconnect exclude each other")
+	}
+	return nil
+}
+
+// times is how many messages there are, or lines at most; with -l and no limit it is the largest number.
+func (p *pubCmd) times() int {
+	switch {
+	case p.Repeat != nil:
+		return *p.Repeat
+	case p.Count != nil:
+		return *p.Count
+	case p.Lines:
+		return math.MaxInt
+	}
+	return 1
 }
 
 // checkTopic settles which of the ways to name topic and message was taken. With -t, the first argument is the message.
@@ -110,187 +180,59 @@ func (p *pubCmd) checkTopic() error {
 	return topic.ValidateName(string(p.Topic), topic.Limits{})
 }
 
-// message reads what is to be published, unless lines are to follow.
-func (p *pubCmd) message() (m mqtt.Message, err error) {
+// given is the message as the command line has it. Its errors are of usage.
+func (p *pubCmd) given() (m mqtt.Message, err error) {
 	m = mqtt.Message{Topic: string(p.Topic), QoS: mqtt.QoS(p.QoS), Retain: p.Retain}
-	switch {
-	case p.Message != nil:
-		m.Payload = []byte(*p.Message)
-	case p.File != "":
-		m.Payload, err = os.ReadFile(string(p.File))
-	case p.Stdin:
-		m.Payload, err = io.ReadAll(io.LimitReader(os.Stdin, mqtt.MaxPacket+1)) // more cannot be sent
-	}
-	if err != nil {
-		return m, fmt.Errorf("reading the message: %w", err)
-	}
-	return m, nil
-}
-
-// publish does the work.
-func (p *pubCmd) publish(ctx context.Context, cfg client.Config, m mqtt.Message) error {
-	c, err := p.dial(ctx, cfg)
-	if err != nil {
-		return err
-	}
-	s := sender{ctx: ctx, conn: c, message: m}
-	s.message.Props, s.expiry = p.Props.ofMessage()
-	if p.Lines {
-		err = s.sendLines(os.Stdin)
+	if p.Message != nil {
+		m.Payload, err = p.decode([]byte(*p.Message))
 	} else {
-		err = s.sendRepeated(p.Repeat, time.Duration(p.Delay*float64(time.Second)))
+		_, err = p.decode(nil)
 	}
-	bye := p.goodbye(c)
+	return m, err
+}
+
+// read reads the payload from where the command line says it is, unless lines are to follow.
+func (p *pubCmd) read(m *mqtt.Message) (err error) {
+	var data []byte
 	switch {
-	case ctx.Err() != nil:
-		return errors.New("interrupted")
-	case err == nil && bye != nil:
-		return lost(c)
+	case p.File != "":
+		data, err = os.ReadFile(string(p.File))
+	case p.Stdin:
+		data, err = io.ReadAll(io.LimitReader(os.Stdin, 2*mqtt.MaxPacket+1)) // more cannot be sent, not even as hexadecimal
+	default:
+		return nil
 	}
-	return err
-}
-
-// sender publishes messages that differ in their payload.
-type sender struct {
-	ctx     context.Context
-	conn    *client.Conn
-	message mqtt.Message
-	expiry  *uint32 // seconds; nil for none
-}
-
-// start publishes without waiting for the answer.
-func (s *sender) start(payload []byte) (*client.Publication, error) {
-	m := s.message
-	m.Payload = payload
-	if s.expiry != nil {
-		m.Expires = time.Now().Add(time.Duration(*s.expiry) * time.Second)
+	if err == nil {
+		m.Payload, err = p.decode(data)
 	}
-	return s.conn.Start(s.ctx, &m)
-}
-
-// settle waits for the answer.
-func (s *sender) settle(p *client.Publication) error {
-	select {
-	case <-p.Done():
-		_, err := p.Result()
-		return err
-	case <-s.ctx.Done():
-		return s.ctx.Err()
-	}
-}
-
-// sendRepeated publishes one message after the other, each when the one before has been acknowledged.
-func (s *sender) sendRepeated(times int, delay time.Duration) error {
-	for i := range times {
-		if i > 0 && delay > 0 {
-			select {
-			case <-time.After(delay):
-			case <-s.conn.Done():
-			case <-s.ctx.Done():
-			}
-		}
-		p, err := s.start(s.message.Payload)
-		if err == nil {
-			err = s.settle(p)
-		}
-		if err != nil {
-			return err
-		}
+	if err != nil {
+		return fmt.Errorf("reading the message: %w", err)
 	}
 	return nil
 }
 
-// waitsAtMost is how many publications of -l are remembered before the first of them is waited for.
-const waitsAtMost = 4096
-
-// sendLines publishes each line, without waiting for one acknowledgement after the other. It goes on after a refusal and returns
-// the first one.
-func (s *sender) sendLines(in io.Reader) (failed error) {
-	var waiting []*client.Publication
-	note := func(err error) {
-		if failed == nil {
-			failed = err
-		}
+// publish does the work.
+func (p *pubCmd) publish(ctx context.Context, cfg client.Config, m mqtt.Message) error {
+	var expiry *uint32
+	m.Props, expiry = p.Props.ofMessage()
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	out, err := p.open(ctx, cfg, stop)
+	if err != nil {
+		return err
 	}
-	lines := readLinesFrom(s.ctx, in)
-	for {
-		l, ok := s.nextLine(lines)
-		for len(waiting) > 0 && (!ok || len(waiting) > waitsAtMost) {
-			note(s.settle(waiting[0]))
-			waiting = waiting[1:]
-		}
-		if !ok {
-			note(l.err)
-			return failed
-		}
-		p, err := s.start(l.text)
-		if err != nil {
-			note(err)
-			ok = s.conn.Err() == nil && s.ctx.Err() == nil // a line that is too large does not keep the others back
-			if !ok {
-				return failed
-			}
-			continue
-		}
-		waiting = append(waiting, p)
-	}
+	s := sender{ctx: ctx, out: out, message: m, expiry: expiry, pace: newPace(p.Rate), one: !p.Lines && p.Rate == 0}
+	err = s.send(p.source(&s))
+	return out.close(ctx, err)
 }
 
-// inputLine is a line of stdin, or the end of it with its error.
-type inputLine struct {
-	text []byte
-	err  error
-	end  bool
-}
-
-// nextLine waits for a line. ok is false at the end of the input, or when there is nobody to send it to.
-func (s *sender) nextLine(lines <-chan inputLine) (l inputLine, ok bool) {
-	select {
-	case l = <-lines:
-		return l, !l.end
-	case <-s.conn.Done():
-		return inputLine{err: lost(s.conn)}, false
-	case <-s.ctx.Done():
-		return inputLine{}, false
+// source gives the payloads that the command line asks for.
+func (p *pubCmd) source(s *sender) source {
+	switch {
+	case p.Topic == "": // only what an earlier run has left
+		return func() ([]byte, bool, error) { return nil, false, nil }
+	case p.Lines:
+		return s.lines(os.Stdin, p.times(), p.decode)
 	}
-}
-
-// readLinesFrom sends lines without their ends, and then the end. Its goroutine ends with the input, or with ctx at the next line.
-func readLinesFrom(ctx context.Context, in io.Reader) <-chan inputLine {
-	lines := make(chan inputLine)
-	send := func(l inputLine) bool {
-		select {
-		case lines <- l:
-			return true
-		case <-ctx.Done():
-			return false
-		}
-	}
-	go func() {
-		s := bufio.NewScanner(in)
-		s.Buffer(nil, mqtt.MaxPacket)
-		s.Split(splitLines)
-		for s.Scan() {
-			if !send(inputLine{text: bytes.Clone(s.Bytes())}) {
-				return
-			}
-		}
-		l := inputLine{end: true}
-		if err := s.Err(); err != nil {
-			l.err = fmt.Errorf("reading stdin: %w", err)
-		}
-		send(l)
-	}()
-	return lines
-}
-
-// splitLines splits at \n and leaves everything else alone.
-func splitLines(data []byte, atEOF bool) (advance int, line []byte, err error) {
-	if i := bytes.IndexByte(data, '\n'); i >= 0 {
-		return i + 1, data[:i], nil
-	}
-	if atEOF && len(data) > 0 {
-		return len(data), data, nil
-	}
-	return 0, nil, nil
+	return s.repeated(p.times(), time.Duration(p.Delay*float64(time.Second)))
 }

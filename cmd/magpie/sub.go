@@ -4,51 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"slices"
-	"time"
-
-	"golang.org/x/term"
 
 	"github.com/magpiemq/magpie/client"
 	"github.com/magpiemq/magpie/mqtt"
 	"github.com/magpiemq/magpie/topic"
 )
-
-// printFlags say how messages are printed; sub and req share them.
-type printFlags struct {
-	Verbose bool     `short:"v" help:"Print the topic before the message."`
-	Format  argument `short:"F" placeholder:"FORMAT" help:"Print by a format: %t topic, %p payload, %q QoS, %r retain, %j JSON and more, as mosquitto_sub."`
-	JSON    bool     `name:"json" help:"Print a JSON object per message."`
-	NoEOL   bool     `name:"no-eol" short:"N" help:"No newline after each message."`
-}
-
-// printer makes the printer for stdout.
-func (f *printFlags) printer() (*printer, error) {
-	p := &printer{out: os.Stdout, eol: !f.NoEOL, careful: term.IsTerminal(int(os.Stdout.Fd()))}
-	given := 0
-	for _, on := range []bool{f.Verbose, f.Format != "", f.JSON} {
-		if on {
-			given++
-		}
-	}
-	if given > 1 {
-		return nil, errors.New("only one of -v, -F, --json")
-	}
-	var err error
-	switch {
-	case f.Verbose:
-		p.print = printVerbose
-	case f.JSON:
-		p.print = printJSON
-	case f.Format != "":
-		p.print, err = parseFormat(string(f.Format))
-	default:
-		p.print = printPayload
-	}
-	return p, err
-}
 
 // subCmd subscribes and prints what comes.
 type subCmd struct {
@@ -65,13 +27,21 @@ type subCmd struct {
 	Unsubscribe arguments `short:"U" placeholder:"FILTER" help:"Unsubscribe from this first; may be repeated."`
 	Clear       bool      `name:"remove-retained" help:"Remove each retained message that is printed from the broker."`
 	AsPublished bool      `name:"retain-as-published" help:"Show the retain flag as it was published (MQTT 5.0)."`
+	encodingFlags
 	printFlags
+	reconnectFlag
 	connFlags
 }
 
-// Help is shown by kong below the flags.
+// Help is shown by kong below the usage line.
 func (*subCmd) Help() string {
-	return "Examples:\n\n  magpie sub -v -t 'bins/#'\n  magpie sub -C 1 -W 10 -F '%I %t %p' 'room/+/temp'\n  magpie sub --json 'bins/#' | jq .payload"
+	return examples(
+		"magpie sub -v 'bins/#'", "each message with its topic; when the broker goes away, on with it when it is back",
+		"magpie sub -C 1 -W 10 room/103/temp", "one message within 10 seconds, or exit code 1",
+		"magpie sub -F '%I %t %p' 'room/+/temp'", "time, topic, payload",
+		"magpie sub --json 'bins/#' | jq .payload", "for programs",
+		"magpie sub -i logger -c -q 1 'log/#'", "continue where the last run with this client id has stopped",
+	)
 }
 
 // Run connects, subscribes, and prints until something ends it.
@@ -82,7 +52,7 @@ func (s *subCmd) Run() error {
 	}
 	var p *printer
 	if err == nil {
-		p, err = s.printer()
+		p, err = s.printer(s.encodingFlags)
 	}
 	if err != nil {
 		return usage(err, "")
@@ -122,26 +92,60 @@ func (s *subCmd) check(v mqtt.Version) error {
 func (s *subCmd) subscribe(ctx context.Context, cfg client.Config, p *printer) error {
 	r := &receiver{sub: s, printer: p, left: s.Count, enough: make(chan struct{}), gone: make(chan struct{})}
 	cfg.Handler = r.handle
-	c, err := s.dial(ctx, cfg)
+	l := newLink(&s.connFlags, cfg, &s.reconnectFlag, !s.Once)
+	if !l.patient {
+		return s.follow(ctx, l, r)
+	}
+	ctx, cancel := withLimit(ctx, s.Wait)
+	defer cancel()
+	return s.follow(ctx, l, r)
+}
+
+// follow prints what comes over one connection after the other.
+func (s *subCmd) follow(ctx context.Context, l *link, r *receiver) error {
+	c, err := l.first(ctx)
 	if err != nil {
 		return err
 	}
 	err = s.ask(ctx, c)
-	if err == nil && !s.Once {
-		err = s.wait(ctx, c, r)
+	if !l.patient {
+		var cancel context.CancelFunc
+		ctx, cancel = withLimit(ctx, s.Wait)
+		defer cancel()
 	}
-	if bye := s.goodbye(c); err == nil && bye != nil {
-		err = lost(c)
+	for err == nil && !s.Once {
+		if err = s.wait(ctx, c, r); err == nil || c.Err() == nil {
+			break
+		}
+		next, failed := l.next(ctx, c)
+		if err = failed; err != nil {
+			break
+		}
+		c = next
+		if !c.Connack().SessionPresent {
+			err = s.ask(ctx, c)
+		}
+	}
+	if bye := l.goodbye(c); err == nil && bye != nil {
+		err = plainEnd(c.Err())
 	}
 	close(r.gone)
 	<-c.Done() // the handler has returned: r is ours
-	switch {
-	case r.err != nil:
+	if r.err != nil {
 		return fmt.Errorf("printing: %w", r.err)
-	case ctx.Err() != nil:
-		return nil // interrupted, as one ends a subscription
 	}
-	return err
+	return s.timeUp(ctx, err)
+}
+
+// timeUp judges an end that a signal or the time may have brought about: both are how one ends a subscription.
+func (s *subCmd) timeUp(ctx context.Context, err error) error {
+	switch {
+	case ctx.Err() == nil:
+		return err
+	case errors.Is(context.Cause(ctx), errTimeUp) && s.Count > 0:
+		return fmt.Errorf("timed out: fewer than %d messages in %v seconds", s.Count, s.Wait)
+	}
+	return nil
 }
 
 // ask ends and makes the subscriptions.
@@ -174,12 +178,8 @@ func (s *subCmd) ask(ctx context.Context, c *client.Conn) error {
 // warn says what does not end the command.
 func warn(err error) { fmt.Fprintf(os.Stderr, "magpie: %v\n", err) }
 
-// wait lasts until there is enough, time is over, the connection ends or a signal comes.
+// wait lasts until there is enough, ctx is done or the connection has ended, which is the error.
 func (s *subCmd) wait(ctx context.Context, c *client.Conn, r *receiver) error {
-	var timeout <-chan time.Time
-	if s.Wait > 0 {
-		timeout = time.After(time.Duration(s.Wait * float64(time.Second)))
-	}
 	select {
 	case <-r.enough:
 		return nil
@@ -189,14 +189,9 @@ func (s *subCmd) wait(ctx context.Context, c *client.Conn, r *receiver) error {
 			return nil
 		default:
 		}
-		return lost(c)
+		return plainEnd(c.Err())
 	case <-ctx.Done():
-		return nil
-	case <-timeout:
-		if s.Count > 0 {
-			return fmt.Errorf("timed out: fewer than %d messages in %v seconds", s.Count, s.Wait)
-		}
-		return nil
+		return ctx.Err()
 	}
 }
 
@@ -245,31 +240,4 @@ func (r *receiver) finish() {
 
 func (r *receiver) filteredOut(name string) bool {
 	return slices.ContainsFunc(r.sub.FilterOut, func(f string) bool { return topic.Match(f, name) })
-}
-
-// printer writes messages to a stream, each with one write.
-type printer struct {
-	out     io.Writer
-	eol     bool // a newline after each
-	careful bool // out is a terminal: what comes from outside must not command it
-	print   func(*printing)
-	buf     []byte
-}
-
-// show prints one message.
-func (p *printer) show(d *client.Delivery) error {
-	pr := printing{Delivery: d, b: p.buf[:0], careful: p.careful, now: time.Now()}
-	p.print(&pr)
-	if p.eol {
-		pr.b = append(pr.b, '\n')
-	}
-	if p.buf = pr.b; cap(p.buf) > 1<<20 {
-		p.buf = nil
-	}
-	if pr.skip != "" {
-		warn(errors.New(pr.skip))
-		return nil
-	}
-	_, err := p.out.Write(pr.b)
-	return err
 }
