@@ -30,6 +30,10 @@ import (
 //	subscribed FILTER   wait until somebody has subscribed to it
 //	gone ID normal|abnormal   wait until that client has left, with or without DISCONNECT
 //	respond TOPIC    answer requests to it with "re:" and the request
+//	proxy [BYTES…]   start a proxy before the broker, on port PROXY; its first connections are cut after so many bytes from the client
+//	link cut|down|up|mute    cut all its connections; and from now on close new ones, let them through, or answer nothing
+//	turned           wait until it has closed a new one
+//	restart          put a new broker behind it, which remembers nothing
 //	certs            make ca.crt, server.crt, server.key, client.crt, client.key and more
 func TestClientScripts(t *testing.T) {
 	var files []string
@@ -48,6 +52,7 @@ func TestClientScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"broker": cmdBroker, "subscribed": cmdSubscribed, "gone": cmdLeft, "respond": cmdRespond, "certs": cmdCerts,
+			"proxy": cmdProxy, "link": cmdLink, "turned": cmdTurned, "restart": cmdRestart,
 		},
 	})
 }
@@ -58,12 +63,12 @@ type stageKey struct{}
 type stage struct {
 	broker *broker.Broker
 	port   string
+	proxy  *proxy
 
 	mu         sync.Mutex // guards all below
 	changed    sync.Cond
 	subscribed []string
 	left       map[string]string // "normal" or "abnormal" by client
-	late       bool              // patience is at its end
 }
 
 func newStage() *stage {
@@ -76,20 +81,26 @@ func stageOf(ts *testscript.TestScript) *stage { return ts.Value(stageKey{}).(*s
 
 // await waits until ready reports true.
 func (s *stage) await(ts *testscript.TestScript, what string, ready func() bool) {
+	awaitCond(ts, what, &s.mu, &s.changed, ready)
+}
+
+// awaitCond waits for a condition that mu guards.
+func awaitCond(ts *testscript.TestScript, what string, mu *sync.Mutex, changed *sync.Cond, ready func() bool) {
+	late := false
 	timer := time.AfterFunc(patience, func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.late = true
-		s.changed.Broadcast()
+		mu.Lock()
+		defer mu.Unlock()
+		late = true
+		changed.Broadcast()
 	})
 	defer timer.Stop()
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	mu.Lock()
+	defer mu.Unlock()
 	for !ready() {
-		if s.late {
+		if late {
 			ts.Fatalf("%s: waited for %v", what, patience)
 		}
-		s.changed.Wait()
+		changed.Wait()
 	}
 }
 

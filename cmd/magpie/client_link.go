@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/magpiemq/magpie/client"
@@ -76,8 +77,11 @@ func (n notices) again(kept bool) {
 
 // plainEnd says in the user's words why a connection ended.
 func plainEnd(err error) error {
-	if errors.Is(err, io.ErrUnexpectedEOF) {
+	switch {
+	case errors.Is(err, io.ErrUnexpectedEOF):
 		return errors.New("the broker closed the connection")
+	case errors.Is(err, syscall.ECONNRESET):
+		return errors.New("the connection was reset")
 	}
 	return err
 }
@@ -139,7 +143,7 @@ func (l *link) connected(c *client.Conn) {
 	}
 }
 
-// next makes another connection after one that has ended, if that is wanted and makes sense; otherwise it returns why the last one ended.
+// next makes another connection after one that is done, if that is wanted and makes sense; otherwise it returns why the last one ended.
 func (l *link) next(ctx context.Context, last *client.Conn) (*client.Conn, error) {
 	err := last.Err()
 	if !l.again || takenOver(err) || ctx.Err() != nil {

@@ -93,39 +93,48 @@ func (s *subCmd) subscribe(ctx context.Context, cfg client.Config, p *printer) e
 	r := &receiver{sub: s, printer: p, left: s.Count, enough: make(chan struct{}), gone: make(chan struct{})}
 	cfg.Handler = r.handle
 	l := newLink(&s.connFlags, cfg, &s.reconnectFlag, !s.Once)
-	if !l.patient {
-		return s.follow(ctx, l, r)
+	if l.patient {
+		var cancel context.CancelFunc
+		ctx, cancel = withLimit(ctx, s.Wait)
+		defer cancel()
 	}
-	ctx, cancel := withLimit(ctx, s.Wait)
-	defer cancel()
-	return s.follow(ctx, l, r)
-}
-
-// follow prints what comes over one connection after the other.
-func (s *subCmd) follow(ctx context.Context, l *link, r *receiver) error {
 	c, err := l.first(ctx)
 	if err != nil {
 		return err
 	}
-	err = s.ask(ctx, c)
 	if !l.patient {
 		var cancel context.CancelFunc
 		ctx, cancel = withLimit(ctx, s.Wait)
 		defer cancel()
 	}
-	for err == nil && !s.Once {
-		if err = s.wait(ctx, c, r); err == nil || c.Err() == nil {
-			break
+	c, err = s.follow(ctx, l, c, r)
+	return s.leave(ctx, l, c, r, err)
+}
+
+// follow prints what comes over one connection after the other. It returns the last one.
+func (s *subCmd) follow(ctx context.Context, l *link, c *client.Conn, r *receiver) (last *client.Conn, err error) {
+	asked := false
+	for {
+		if !asked || !c.Connack().SessionPresent {
+			err = s.ask(ctx, c)
+			asked = err == nil
 		}
-		next, failed := l.next(ctx, c)
-		if err = failed; err != nil {
-			break
+		if c.Err() != nil || err == nil && !s.Once {
+			err = s.wait(ctx, c, r)
+		}
+		if err == nil || c.Err() == nil {
+			return c, err
+		}
+		var next *client.Conn
+		if next, err = l.next(ctx, c); err != nil {
+			return c, err
 		}
 		c = next
-		if !c.Connack().SessionPresent {
-			err = s.ask(ctx, c)
-		}
 	}
+}
+
+// leave ends the last connection and returns the error of the command, for which err is that of what was done so far.
+func (s *subCmd) leave(ctx context.Context, l *link, c *client.Conn, r *receiver, err error) error {
 	if bye := l.goodbye(c); err == nil && bye != nil {
 		err = plainEnd(c.Err())
 	}
