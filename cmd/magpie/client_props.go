@@ -80,6 +80,19 @@ func (p *propFlags) Decode(ctx *kong.DecodeContext) (err error) {
 	return nil
 }
 
+// suggest implements suggester: packet, property, and one or two values.
+func (p propFlags) suggest(before []string) []suggestion {
+	switch {
+	case len(before) == 0:
+		return suggestWords(slices.Sorted(maps.Keys(packetWords))...)
+	case len(before) == 1:
+		return suggestWords(slices.Sorted(maps.Keys(propertyWords))...)
+	case len(before) == 2, len(before) == 3 && strings.EqualFold(before[1], "user-property"):
+		return []suggestion{} // anything
+	}
+	return nil
+}
+
 // of returns those of one packet.
 func (p propFlags) of(packet string) (fs propFlags) {
 	for _, f := range p {

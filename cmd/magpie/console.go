@@ -19,8 +19,22 @@ import (
 
 // consoleCmd attaches to a running broker by the socket in its data directory.
 type consoleCmd struct {
-	Data    string   `help:"Data directory of the broker (magpie-data)." placeholder:"DIR" env:"MAGPIE_DATA"`
-	Command []string `arg:"" optional:"" help:"One command to carry out instead of a prompt: help lists them."`
+	Data    string       `help:"Data directory of the broker (magpie-data)." placeholder:"DIR" env:"MAGPIE_DATA"`
+	Command consoleWords `arg:"" optional:"" help:"One command to carry out instead of a prompt: help lists them."`
+}
+
+// consoleWords are a command of the console.
+type consoleWords []string
+
+// suggest implements suggester.
+func (consoleWords) suggest(before []string) (found []suggestion) {
+	if len(before) > 0 {
+		return nil
+	}
+	for _, c := range commands() {
+		found = append(found, suggestion{c.name, c.help})
+	}
+	return found
 }
 
 // Run shows a prompt until exit, the end of the input, or the end of the broker; or carries out one command.

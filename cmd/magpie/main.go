@@ -14,18 +14,19 @@ import (
 type cli struct {
 	Help helpFlag `help:"Show this help, or that of a command."`
 
-	Serve   serveCmd   `cmd:"" help:"Run the broker."`
-	Pub     pubCmd     `cmd:"" help:"Publish messages."`
-	Sub     subCmd     `cmd:"" help:"Subscribe and print messages."`
-	Req     reqCmd     `cmd:"" help:"Send a request and print the response (MQTT 5.0)."`
-	Console consoleCmd `cmd:"" help:"Look into a running broker."`
-	Passwd  passwdCmd  `cmd:"" help:"Set or delete a user's password in a password file."`
-	Check   checkCmd   `cmd:"" help:"Check a configuration, an access control list or certificates."`
-	Store   storeCmd   `cmd:"" help:"Check, print or salvage the journal of a broker that is not running."`
-	Backup  backupCmd  `cmd:"" help:"Back up a broker, running or not, into one file."`
-	Restore restoreCmd `cmd:"" help:"Make a data directory of a backup."`
-	Import  importCmd  `cmd:"" help:"Make a data directory of what another broker has kept."`
-	Version versionCmd `cmd:"" help:"Show the version."`
+	Serve      serveCmd      `cmd:"" help:"Run the broker."`
+	Pub        pubCmd        `cmd:"" help:"Publish messages."`
+	Sub        subCmd        `cmd:"" help:"Subscribe and print messages."`
+	Req        reqCmd        `cmd:"" help:"Send a request and print the response (MQTT 5.0)."`
+	Console    consoleCmd    `cmd:"" help:"Look into a running broker."`
+	Passwd     passwdCmd     `cmd:"" help:"Set or delete a user's password in a password file."`
+	Check      checkCmd      `cmd:"" help:"Check a configuration, an access control list or certificates."`
+	Store      storeCmd      `cmd:"" help:"Check, print or salvage the journal of a broker that is not running."`
+	Backup     backupCmd     `cmd:"" help:"Back up a broker, running or not, into one file."`
+	Restore    restoreCmd    `cmd:"" help:"Make a data directory of a backup."`
+	Import     importCmd     `cmd:"" help:"Make a data directory of what another broker has kept."`
+	Completion completionCmd `cmd:"" help:"Print a script that completes command lines, for bash, zsh or fish."`
+	Version    versionCmd    `cmd:"" help:"Show the version."`
 }
 
 // helpFlag is --help without a letter: -h is the host of pub, sub and req.
@@ -68,6 +69,10 @@ func run(args []string) int {
 	parser, err := newParser(&cli{})
 	if err != nil {
 		panic(fmt.Sprintf("command line definition: %v", err))
+	}
+	if len(args) > 0 && args[0] == completeWord {
+		printSuggestions(os.Stdout, parser.Model.Node, args[1:])
+		return 0
 	}
 	ctx, err := parser.Parse(shortHelp(args))
 	if err != nil {
