@@ -25,6 +25,14 @@ type backupCmd struct {
 	Admin string `help:"Socket of the running broker (admin.sock in the data directory)." placeholder:"SOCKET"`
 }
 
+// Help is shown by kong below the usage line.
+func (*backupCmd) Help() string {
+	return examples(
+		"magpie backup site.backup", "of the broker whose data directory is ./magpie-data, running or not",
+		"magpie backup --data /var/lib/magpie - | ssh vault 'cat > site.backup'", "to another machine",
+	)
+}
+
 // Run backs up through the broker when it is running, and from its folder otherwise.
 func (c *backupCmd) Run() error {
 	if c.Data == "" {

@@ -26,6 +26,14 @@ type checkConfigCmd struct {
 	Reference bool   `help:"Write the reference of all keys instead, as Markdown."`
 }
 
+// Help is shown by kong below the usage line.
+func (*checkConfigCmd) Help() string {
+	return examples(
+		"magpie check config magpie.yaml", "try a configuration, and all files that it names, before the broker does",
+		"magpie check config --reference", "all keys, as Markdown",
+	)
+}
+
 // Run reads everything that serve would read, and opens no listener.
 func (c *checkConfigCmd) Run() error {
 	switch {
@@ -86,6 +94,15 @@ type checkACLCmd struct {
 	Client string `help:"Client id." placeholder:"ID"`
 	User   string `help:"User; without it the client is anonymous." placeholder:"NAME"`
 	Action string `help:"write, read or subscribe." enum:"write,read,subscribe" default:"write"`
+}
+
+// Help is shown by kong below the usage line.
+func (*checkACLCmd) Help() string {
+	return examples(
+		"magpie check acl rules.acl", "is the list well-formed?",
+		"magpie check acl rules.acl --user ann --client bin-7 bins/7/level", "may ann, as bin-7, publish there?",
+		"magpie check acl rules.acl --user ann --action subscribe 'bins/#'", "may she subscribe to that?",
+	)
 }
 
 // Run answers "yes: …" with exit code 0, or "no: …" with 1.

@@ -21,6 +21,14 @@ type checkCertCmd struct {
 	Days  int      `help:"Days that a certificate must still be valid." default:"0"`
 }
 
+// Help is shown by kong below the usage line.
+func (*checkCertCmd) Help() string {
+	return examples(
+		"magpie check cert server.crt", "whose it is, and how long it is valid",
+		"magpie check cert --ca ca.crt --days 30 server.crt", "exit code 1 unless it leads to this authority and is valid for 30 days more",
+	)
+}
+
 // Run prints a line for each file and one for each problem; with a problem the exit code is 1.
 func (c *checkCertCmd) Run() error {
 	var roots *x509.CertPool

@@ -50,7 +50,9 @@ type suggestion struct{ word, help string }
 
 // suggester is a type of flags and arguments that knows its values. Before are the arguments that it has been given already, more than
 // one if it takes several; none means that it takes no more.
-type suggester interface{ suggest(before []string) []suggestion }
+type suggester interface {
+	suggest(before []string) []suggestion
+}
 
 // kinds of what may come next.
 const (
@@ -221,14 +223,27 @@ func valuesOf(v *kong.Value, name string, given []string) (kind string, found []
 	switch name {
 	case "FILE", "PATH", "SOCKET":
 		return someFiles, nil
-	case "DIR":
+	case "DIR", "NEWDIR":
 		return someDirs, nil
 	case "QOS":
 		return someWords, []suggestion{{"0", "at most once"}, {"1", "at least once"}, {"2", "exactly once"}}
+	case "COMMAND":
+		return someWords, suggestConsole(given)
 	case "V":
 		return someWords, suggestWords("mqttv5", "mqttv311", "mqttv31")
 	}
 	return someWords, nil
+}
+
+// suggestConsole returns the commands of the console.
+func suggestConsole(given []string) (found []suggestion) {
+	if len(given) > 0 {
+		return nil
+	}
+	for _, c := range commands() {
+		found = append(found, suggestion{c.name, c.help})
+	}
+	return found
 }
 
 func suggesterOf(v *kong.Value) (suggester, bool) {

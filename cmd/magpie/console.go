@@ -19,22 +19,18 @@ import (
 
 // consoleCmd attaches to a running broker by the socket in its data directory.
 type consoleCmd struct {
-	Data    string       `help:"Data directory of the broker (magpie-data)." placeholder:"DIR" env:"MAGPIE_DATA"`
-	Command consoleWords `arg:"" optional:"" help:"One command to carry out instead of a prompt: help lists them."`
+	Data    string   `help:"Data directory of the broker (magpie-data)." placeholder:"DIR" env:"MAGPIE_DATA"`
+	Command []string `arg:"" optional:"" help:"One command to carry out instead of a prompt: help lists them."`
 }
 
-// consoleWords are a command of the console.
-type consoleWords []string
-
-// suggest implements suggester.
-func (consoleWords) suggest(before []string) (found []suggestion) {
-	if len(before) > 0 {
-		return nil
-	}
-	for _, c := range commands() {
-		found = append(found, suggestion{c.name, c.help})
-	}
-	return found
+// Help is shown by kong below the usage line.
+func (*consoleCmd) Help() string {
+	return examples(
+		"magpie console", "a prompt for the broker whose data directory is ./magpie-data; help lists what it can do",
+		"magpie console --data /var/lib/magpie clients", "one command: who is connected",
+		"magpie console kick bin-7", "disconnect a client",
+		"magpie console trace topic 'bins/#'", "show messages until Ctrl-C",
+	)
 }
 
 // Run shows a prompt until exit, the end of the input, or the end of the broker; or carries out one command.

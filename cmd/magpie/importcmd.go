@@ -36,6 +36,14 @@ type importMosquittoCmd struct {
 	Anonymous bool   `help:"Give all sessions to clients without a user: for a broker that asks nobody for a password."`
 }
 
+// Help is shown by kong below the usage line.
+func (*importMosquittoCmd) Help() string {
+	return examples(
+		"magpie import mosquitto --config /etc/mosquitto/mosquitto.conf --data /var/lib/magpie", "everything that this configuration names",
+		"magpie import mosquitto --db mosquitto.db --anonymous", "sessions and messages alone, of a broker without passwords",
+	)
+}
+
 // Run reads everything before it writes anything.
 func (c *importMosquittoCmd) Run() error {
 	if c.Data == "" {

@@ -23,6 +23,15 @@ type passwdCmd struct {
 	Scram    bool   `help:"Write keys for SCRAM-SHA-256 as well (auth.scram)."`
 }
 
+// Help is shown by kong below the usage line.
+func (*passwdCmd) Help() string {
+	return examples(
+		"magpie passwd users.txt ann", "set the password of ann, asked for twice; the file is made if need be",
+		"pwgen -s 24 1 | tee ann.secret | magpie passwd -b users.txt ann", "take it from standard input",
+		"magpie passwd -D users.txt ann", "delete ann",
+	)
+}
+
 // Run sets or deletes one user.
 func (c *passwdCmd) Run() error {
 	switch {

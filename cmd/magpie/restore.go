@@ -21,6 +21,14 @@ type restoreCmd struct {
 	Data string `help:"Data directory, which must not have a journal (magpie-data)." placeholder:"DIR" env:"MAGPIE_DATA"`
 }
 
+// Help is shown by kong below the usage line.
+func (*restoreCmd) Help() string {
+	return examples(
+		"magpie restore site.backup --data /var/lib/magpie", "into a directory that has no journal yet",
+		"ssh vault cat site.backup | magpie restore -", "from another machine into ./magpie-data",
+	)
+}
+
 // Run verifies the backup while it unpacks it, and puts it in its place when all is well. After an error nothing is left of it.
 func (c *restoreCmd) Run() error {
 	if c.Data == "" {

@@ -36,6 +36,17 @@ type serveCmd struct {
 	Console        bool   `help:"Show a prompt of the admin console in this terminal." env:"MAGPIE_CONSOLE"`
 }
 
+// Help is shown by kong below the usage line.
+func (*serveCmd) Help() string {
+	return examples(
+		"magpie serve", "this machine only: MQTT on port 1883, HTTP on 8080, data in ./magpie-data",
+		"magpie serve --console", "the same, with a prompt that shows who comes and goes",
+		"magpie serve --config /etc/magpie/magpie.yaml --data /var/lib/magpie", "as a service; docs/configuration.md has all keys",
+		"magpie serve --mqtt 0.0.0.0:1883 --http off --allow-anonymous", "open to everybody in the network",
+		"magpie serve --mqtt off --mqtts :8883 --cert server.crt --key server.key --config users.yaml", "TLS alone, for the users of a file",
+	)
+}
+
 // Run serves until a signal comes or the console says so.
 func (c *serveCmd) Run() error {
 	cfg, err := c.load()

@@ -69,6 +69,14 @@ type storeCheckCmd struct {
 	storeDir
 }
 
+// Help is shown by kong below the usage line.
+func (*storeCheckCmd) Help() string {
+	return examples(
+		"magpie store check", "the journal in ./magpie-data",
+		"magpie store check /var/lib/magpie", "exit code 1 when something is damaged",
+	)
+}
+
 // Run says what is in the journal and what is lost of it; the exit code is 1 when something is.
 func (c *storeCheckCmd) Run() error {
 	dir, folder, err := c.find()
@@ -222,6 +230,13 @@ func lossWords(r *journal.Report) string {
 type storeSalvageCmd struct {
 	Dir    string `arg:"" help:"Data directory of the broker, or the folder of the journal itself. Nothing in it is changed."`
 	NewDir string `arg:"" name:"newdir" help:"The same for the copy; it is made."`
+}
+
+// Help is shown by kong below the usage line.
+func (*storeSalvageCmd) Help() string {
+	return examples(
+		"magpie store salvage /var/lib/magpie /var/lib/magpie-good", "the copy is what serve --data then takes; what is lost is printed",
+	)
 }
 
 // Run copies and says what could not be; the exit code is 1 when something is lost.

@@ -37,6 +37,15 @@ type storeDumpCmd struct {
 	Kind []string `help:"Print only these kinds: ${kinds}; those of the journal itself: ${log_kinds}; or all." placeholder:"KIND"`
 }
 
+// Help is shown by kong below the usage line.
+func (*storeDumpCmd) Help() string {
+	return examples(
+		"magpie store dump /var/lib/magpie | less", "everything, one record a line",
+		"magpie store dump --kind retained --json", "retained messages of ./magpie-data, for programs",
+		"magpie store dump --from 00000001:4118", "from that place on",
+	)
+}
+
 // Run prints one line for each record. The exit code is 1 when some cannot be read.
 func (c *storeDumpCmd) Run() error {
 	if err := c.checkKinds(); err != nil {

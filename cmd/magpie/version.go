@@ -12,6 +12,13 @@ var version = ""
 // versionCmd shows what this binary is.
 type versionCmd struct{}
 
+// Help is shown by kong below the usage line.
+func (versionCmd) Help() string {
+	return examples(
+		"magpie version", "name, version, Go version, system",
+	)
+}
+
 // Run prints one line: name, version, commit, Go version, system.
 func (versionCmd) Run() error {
 	_, err := fmt.Printf("magpie %s (%s, %s/%s)\n", versionString(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
