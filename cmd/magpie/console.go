@@ -56,6 +56,7 @@ func (c *consoleCmd) Run() error {
 	}
 	defer restore()
 	con.out = input
+	input.completeWith(con)
 	if err := con.run(ctx, input); !errors.Is(err, errLeave) {
 		return err
 	}
@@ -73,6 +74,7 @@ func (s *server) console() (leave func()) {
 	client := api.NewAdminClient(filepath.Join(s.cfg.Data, adminSocket))
 	con := newConsole(client, true)
 	con.out = input
+	input.completeWith(con)
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() { // ends with the input, which may be later than everything else
 		err := con.run(ctx, input)
@@ -122,11 +124,17 @@ func openPrompt(in, out *os.File) (p *prompt, restore func(), err error) {
 	if w, h, err := term.GetSize(fd); err == nil && w > 0 {
 		_ = t.SetSize(w, h)
 	}
-	t.AutoCompleteCallback = complete
 	return &prompt{terminal: t, out: t}, sync.OnceFunc(func() { _ = term.Restore(fd, state) }), nil
 }
 
 func (p *prompt) isTerminal() bool { return p.terminal != nil }
+
+// completeWith lets the tabulator complete what a console understands. It is called before the first ReadLine.
+func (p *prompt) completeWith(c *console) {
+	if p.terminal != nil {
+		p.terminal.AutoCompleteCallback = c.complete
+	}
+}
 
 // ReadLine returns the next line without its end. At the end of the input, and at ctrl-c and ctrl-d, the error is io.EOF.
 func (p *prompt) ReadLine() (string, error) {

@@ -48,6 +48,7 @@ func TestConsoleOnTerminal(t *testing.T) {
 	defer func() { _ = hangUp() }()
 	con := newConsole(admin, true)
 	con.out = p
+	p.completeWith(con)
 	left := make(chan error, 1)
 	go func() { left <- con.run(t.Context(), p) }()
 	user.types(t, "trace on\r", "trace is on")
@@ -56,6 +57,7 @@ func TestConsoleOnTerminal(t *testing.T) {
 		t.Fatal(err)
 	}
 	user.sees(t, `x\\x1b\[2J connected: MQTT 5\.0 from 127\.0\.0\.1:\d+, user -`)
+	user.types(t, "subs \t\r", "0 subscriptions") // the tabulator knows who is connected
 	user.types(t, "clients\r", "1 client connected")
 	if err := c.Close(); err != nil {
 		t.Fatal(err)

@@ -24,10 +24,12 @@ type console struct {
 	local  bool      // in the broker's own process: exit stops the broker
 	out    io.Writer // whole lines only, by many goroutines
 	traces []func()  // stop what trace has started
+
+	sessions func(context.Context) []string // client ids, for completion
 }
 
 func newConsole(client *api.AdminClient, local bool) *console {
-	return &console{client: client, local: local, out: os.Stdout}
+	return &console{client: client, local: local, out: os.Stdout, sessions: func(ctx context.Context) []string { return sessionNames(ctx, client) }}
 }
 
 // input is where commands come from.
@@ -160,23 +162,6 @@ func suggestCommand(word string, all []command) string {
 		return near
 	}
 	return ": help lists what there is"
-}
-
-// complete finishes the name of a command when the tabulator is pressed.
-func complete(line string, pos int, key rune) (newLine string, newPos int, ok bool) {
-	if key != '\t' || pos != len(line) || line == "" {
-		return "", 0, false
-	}
-	var found []string
-	for _, k := range commands() {
-		if strings.HasPrefix(k.name, line) {
-			found = append(found, k.name)
-		}
-	}
-	if len(found) != 1 {
-		return "", 0, false
-	}
-	return found[0] + " ", len(found[0]) + 1, true
 }
 
 // split cuts a line into words. A word in double quotes may have blanks in it; escapes are as the console shows them, so that

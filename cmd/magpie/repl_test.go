@@ -1,10 +1,13 @@
 package main
 
 import (
+	"context"
+	"io"
 	"reflect"
 	"strings"
 	"testing"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/magpiemq/magpie/api"
 )
@@ -75,19 +78,59 @@ func TestEventWords(t *testing.T) {
 }
 
 func TestComplete(t *testing.T) {
+	sessions := func(context.Context) []string { return []string{"bin-1", "bin-2", "bin 3", "lamp", "x\x1b[2J"} }
 	for _, c := range []struct {
 		line string
-		key  rune
-		want string
+		want string // the new line; empty if it stays
+		told string // what is shown above it
 	}{
-		{"cl", '\t', "clients "},
-		{"s", '\t', ""}, // subs, stats, shutdown
-		{"cl", 'x', ""},
-		{"", '\t', ""},
-		{"zz", '\t', ""},
+		{"cl", "clients ", ""},
+		{"s", "", "shutdown  stats  subs"},
+		{"st", "stats ", ""},
+		{"", "", "clients  exit  help  kick  reload  shutdown  stats  subs  top  trace"},
+		{"zz", "", ""},
+		{"clients ", "clients all ", ""},
+		{"kick la", "kick lamp ", ""},
+		{"kick b", "kick bin-", ""},
+		{"kick bin-", "", "bin-1  bin-2"},
+		{"kick lamp", "kick lamp ", ""},
+		{`kick "bi`, `kick "bin 3" `, ""},
+		{`kick "bin 3`, `kick "bin 3" `, ""},
+		{`kick "bin 3" f`, `kick "bin 3" forget `, ""},
+		{"kick x", `kick x\x1b[2J `, ""},
+		{"kick lamp forget ", "", ""},
+		{"trace o", "", "off  on"},
+		{"trace t", "trace topic ", ""},
+		{"trace topic l", "", ""},
+		{"stats ", "", ""},
+		{"zz c", "", ""},
+		{`kick "a\`, "", ""},
 	} {
-		if got, pos, ok := complete(c.line, len(c.line), c.key); got != c.want || pos != len(c.want) || ok != (c.want != "") {
-			t.Errorf("%q %q: %q, %d, %v", c.line, c.key, got, pos, ok)
+		var told strings.Builder
+		con := &console{out: &told, sessions: sessions}
+		got, pos, ok := con.complete(c.line, len(c.line), '\t')
+		if got != c.want || pos != len(c.want) || ok != (c.want != "") || strings.TrimSpace(told.String()) != c.told {
+			t.Errorf("%q: %q, %d, %v, told %q", c.line, got, pos, ok, told.String())
 		}
 	}
+	con := &console{sessions: sessions}
+	if got, _, ok := con.complete("cl", 2, 'x'); ok {
+		t.Errorf("a letter gave %q", got)
+	}
+	if got, _, ok := con.complete("cl", 1, '\t'); ok {
+		t.Errorf("the tabulator in the middle gave %q", got)
+	}
+}
+
+// FuzzCompleteConsole: whatever clients call themselves, the tabulator makes text of a line, with the cursor at its end.
+func FuzzCompleteConsole(f *testing.F) {
+	f.Add("kick b", "bin 3", "bin-1")
+	f.Add(`trace "`, `"`, "")
+	f.Fuzz(func(t *testing.T, line, one, other string) {
+		con := &console{out: io.Discard, sessions: func(context.Context) []string { return []string{one, other} }}
+		got, pos, ok := con.complete(line, len(line), '\t')
+		if ok && (pos != len(got) || !utf8.ValidString(got)) {
+			t.Errorf("%q, %q, %q: %q at %d", line, one, other, got, pos)
+		}
+	})
 }
