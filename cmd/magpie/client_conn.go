@@ -356,11 +356,14 @@ func connectHint(err error, address string) string {
 	var code mqtt.ReasonCode
 	var unknown x509.UnknownAuthorityError
 	var badHost x509.HostnameError
+	var lookup *net.DNSError
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED) && isHere(address):
 		return "start a broker with: magpie serve"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "nothing listens there: check -h and -p"
+	case errors.As(err, &lookup) && lookup.IsNotFound:
+		return "there is no such host: check -h"
 	case errors.As(err, &unknown):
 		return "name the broker's authority with --cafile"
 	case errors.As(err, &badHost):

@@ -78,7 +78,7 @@ func (n notices) again(kept bool) {
 // plainEnd says in the user's words why a connection ended.
 func plainEnd(err error) error {
 	switch {
-	case errors.Is(err, io.ErrUnexpectedEOF):
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.EPIPE):
 		return errors.New("the broker closed the connection")
 	case errors.Is(err, syscall.ECONNRESET):
 		return errors.New("the connection was reset")

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -78,6 +80,28 @@ func TestHelpIsWhole(t *testing.T) {
 		}
 		if leaf.Help == "" {
 			t.Errorf("%s has no help", leaf.FullPath())
+		}
+	}
+}
+
+// TestFlagsAreDocumented: docs/commands.md has every flag of pub, sub and req.
+func TestFlagsAreDocumented(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/commands.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, leaf := range model(t).Leaves(true) {
+		if !slices.Contains([]string{"pub", "sub", "req"}, leaf.Name) {
+			continue
+		}
+		for _, f := range leaf.Flags {
+			known := regexp.MustCompile("`(-" + string(f.Short) + "|--(\\[no-\\])?" + f.Name + ")[ `]")
+			if f.Short == 0 {
+				known = regexp.MustCompile("`--(\\[no-\\])?" + f.Name + "[ `]")
+			}
+			if !known.Match(doc) {
+				t.Errorf("docs/commands.md does not have --%s of %s", f.Name, leaf.Name)
+			}
 		}
 	}
 }

@@ -32,7 +32,7 @@ type pubCmd struct {
 	Delay    float64   `name:"repeat-delay" placeholder:"SECONDS" help:"Wait between an answer and the next message (0)."`
 	Rate     float64   `placeholder:"N" help:"Publish at most so many messages per second, without waiting for the answers in between."`
 	Inflight int       `name:"max-inflight" short:"M" placeholder:"N" help:"Messages of QoS 1 and 2 on their way at a time (128)."`
-	Wait     float64   `name:"timeout" short:"W" placeholder:"SECONDS" help:"Fail when not everything is acknowledged after so many seconds."`
+	Wait     float64   `name:"timeout" short:"W" placeholder:"SECONDS" help:"Fail when not everything is acknowledged after so many seconds; with --queue they begin when everything is in the folder."`
 	Queue    argument  `placeholder:"DIR" help:"Keep messages of QoS 1 and 2 in this folder until they are acknowledged: the next run with it sends what is left. Needs -i."`
 
 	encodingFlags
@@ -73,10 +73,15 @@ func (p *pubCmd) Run() error {
 	}
 	ctx, stop := interruptible()
 	defer stop()
-	ctx, cancel := withLimit(ctx, p.Wait)
-	defer cancel()
+	if p.Queue == "" { // else the time begins when everything is in the folder
+		var cancel context.CancelFunc
+		ctx, cancel = withLimit(ctx, p.Wait)
+		defer cancel()
+	}
 	return p.hush(p.publish(ctx, cfg, m))
 }
+
+var errNothing = errors.New("nothing to publish: give one of -m, -f, -l, -n, -s")
 
 // check finds what is wrong with the flags before anything is sent.
 func (p *pubCmd) check() error {
@@ -89,7 +94,7 @@ func (p *pubCmd) check() error {
 	}
 	switch {
 	case modes == 0:
-		return errors.New("nothing to publish: give one of -m, -f, -l, -n, -s")
+		return errNothing
 	case modes > 1:
 		return errors.New("only one of a message, -m, -f, -l, -n, -s")
 	case p.Inflight < 0 || p.Inflight > 32_768:

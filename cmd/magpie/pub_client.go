@@ -128,6 +128,9 @@ const lastWait = 2 * time.Second
 // close implements outlet.
 func (o *steadyOutlet) close(ctx context.Context, err error) error {
 	if o.cmd.Queue != "" {
+		var cancel context.CancelFunc
+		ctx, cancel = withLimit(ctx, o.cmd.Wait)
+		defer cancel()
 		o.drain(ctx)
 	}
 	if why := o.Err(); why != nil && err == nil {
@@ -174,5 +177,5 @@ func (o *steadyOutlet) explain(err error, left int) error {
 	}
 	dir := word(string(o.cmd.Queue))
 	return hinted(fmt.Errorf("%w: %s left in %s", err, count(left, "message"), dir),
-		fmt.Sprintf("send what is there with: magpie pub -i %s --queue %s", word(string(o.cmd.ID)), dir))
+		"the next run with --queue "+dir+" sends what is left; without topic and message it sends nothing else")
 }

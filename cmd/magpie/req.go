@@ -14,6 +14,9 @@ import (
 
 // reqCmd publishes a request and prints the response.
 type reqCmd struct {
+	Name    argument  `arg:"" optional:"" name:"topic" help:"Topic of the request, if not given by -t."`
+	Payload *argument `arg:"" optional:"" name:"message" help:"Message, if not given by -m, -f, -n or -s."`
+
 	Response argument `name:"response-topic" short:"e" placeholder:"TOPIC" help:"Topic of the response (one of its own; MQTT 3 needs -e)."`
 	Wait     float64  `name:"timeout" short:"W" default:"60" placeholder:"SECONDS" help:"Give up after so many seconds; 0 waits for ever (60)."`
 	Count    int      `short:"C" default:"1" placeholder:"N" help:"Wait for so many responses; 0 takes all that come in the time of -W (1)."`
@@ -33,8 +36,8 @@ type reqCmd struct {
 // Help is shown by kong below the usage line.
 func (*reqCmd) Help() string {
 	return examples(
-		"magpie req -t lamps/kitchen/get -m state -W 5", "ask, and wait for the answer at most 5 seconds",
-		"magpie req -v -t lamps/all/get -m state -C 0 -W 2", "whoever answers within 2 seconds",
+		"magpie req lamps/kitchen/get state -W 5", "ask, and wait for the answer at most 5 seconds",
+		"magpie req -v lamps/all/get state -C 0 -W 2", "whoever answers within 2 seconds",
 		"magpie req -V 311 -e answers/me -t lamps/kitchen/get -m state", "MQTT 3.1.1: both sides have agreed on a topic for the answer",
 		"magpie req --hex -t plc/1 -m '01 03 00 6b 00 03'", "bytes that are no text, in both directions",
 	) + "\nThe answering side publishes to the request's Response Topic, with its Correlation Data."
@@ -45,7 +48,9 @@ func (r *reqCmd) Run() error {
 	cfg, err := r.config("publish", "subscribe")
 	p := r.request()
 	if err == nil {
-		err = p.check()
+		if err = p.check(); errors.Is(err, errNothing) {
+			err = errors.New("nothing to send: give one of -m, -f, -n, -s")
+		}
 	}
 	if err == nil {
 		err = r.check(cfg.Version)
@@ -71,7 +76,7 @@ func (r *reqCmd) Run() error {
 
 // request is the part of pub that req shares.
 func (r *reqCmd) request() *pubCmd {
-	return &pubCmd{Topic: r.Topic, Message: r.Message, File: r.File, Null: r.Null, Stdin: r.Stdin, QoS: r.QoS, encodingFlags: r.encodingFlags,
+	return &pubCmd{Name: r.Name, Payload: r.Payload, Topic: r.Topic, Message: r.Message, File: r.File, Null: r.Null, Stdin: r.Stdin, QoS: r.QoS, encodingFlags: r.encodingFlags,
 		connFlags: connFlags{urlTopic: r.urlTopic}}
 }
 
