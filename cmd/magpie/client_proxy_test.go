@@ -24,12 +24,12 @@ type proxy struct {
 	over    bool
 }
 
-func newProxy(target string) (*proxy, error) {
+func newProxy(target string, cuts []int) (*proxy, error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
-	p := &proxy{ln: ln, target: target, mode: "up", conns: make(map[net.Conn]bool)}
+	p := &proxy{ln: ln, target: target, mode: "up", cuts: cuts, conns: make(map[net.Conn]bool)}
 	p.changed.L = &p.mu
 	p.done.Go(p.serve)
 	return p, nil
@@ -126,18 +126,19 @@ func proxyOf(ts *testscript.TestScript) *proxy {
 // cmdProxy starts the proxy.
 func cmdProxy(ts *testscript.TestScript, _ bool, args []string) {
 	s := stageOf(ts)
-	p, err := newProxy("127.0.0.1:" + s.port)
+	var cuts []int
+	for _, a := range args {
+		n, err := strconv.Atoi(a)
+		ts.Check(err)
+		cuts = append(cuts, n)
+	}
+	p, err := newProxy("127.0.0.1:"+s.port, cuts)
 	ts.Check(err)
 	ts.Defer(p.close)
 	s.proxy = p
 	_, port, err := net.SplitHostPort(p.ln.Addr().String())
 	ts.Check(err)
 	ts.Setenv("PROXY", port)
-	for _, a := range args {
-		n, err := strconv.Atoi(a)
-		ts.Check(err)
-		p.cuts = append(p.cuts, n)
-	}
 }
 
 // cmdLink changes what the proxy does.
