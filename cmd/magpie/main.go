@@ -18,6 +18,7 @@ type cli struct {
 	Pub        pubCmd        `cmd:"" help:"Publish messages."`
 	Sub        subCmd        `cmd:"" help:"Subscribe and print messages."`
 	Req        reqCmd        `cmd:"" help:"Send a request and print the response (MQTT 5.0)."`
+	Bench      benchCmd      `cmd:"" help:"Put a load on a broker, and see what it bears."`
 	Console    consoleCmd    `cmd:"" help:"Look into a running broker."`
 	Passwd     passwdCmd     `cmd:"" help:"Set or delete a user's password in a password file."`
 	Check      checkCmd      `cmd:"" help:"Check a configuration, an access control list or certificates."`
@@ -29,7 +30,7 @@ type cli struct {
 	Version    versionCmd    `cmd:"" help:"Show the version."`
 }
 
-// helpFlag is --help without a letter: -h is the host of pub, sub and req.
+// helpFlag is --help without a letter: -h is the host of pub, sub, req and bench.
 type helpFlag bool
 
 // IgnoreDefault keeps kong from treating the flag as set by default.
@@ -86,7 +87,7 @@ func shortHelp(args []string) []string {
 	if len(args) == 0 {
 		return []string{"--help"}
 	}
-	for _, client := range []string{"pub", "sub", "req"} {
+	for _, client := range []string{"pub", "sub", "req", "bench"} {
 		if args[0] == client {
 			return args
 		}

@@ -37,8 +37,11 @@ func (d *director) direct() (*Report, error) {
 // leaveTime is how long a broker may take to close what has said goodbye.
 const leaveTime = time.Second
 
-// poll is how often the director looks when something else than a time ends a phase.
-const poll = 5 * time.Millisecond
+// How often the director looks whether a phase is over: often when something else than time ends it.
+const (
+	lookOften  = 5 * time.Millisecond
+	lookSeldom = 100 * time.Millisecond
+)
 
 // count adds up what all loops have seen.
 func (d *director) count() (c counters) {
@@ -69,21 +72,26 @@ func (c *counters) add(o *counters) {
 }
 
 // await looks until done reports true, the time is over (if it is not negative), or the run is interrupted.
-func (d *director) await(most time.Duration, done func(counters) bool) {
-	ticker := time.NewTicker(poll)
-	defer ticker.Stop()
+func (d *director) await(most, step time.Duration, done func(counters) bool) {
 	end := now() + int64(most)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for !d.interrupted {
-		c := d.count()
-		if done(c) || most >= 0 && now() >= end {
-			return
-		}
-		d.show(c)
 		select {
-		case <-ticker.C:
+		case <-timer.C:
 		case <-d.ctx.Done():
 			d.interrupted = true
 		}
+		c := d.count()
+		rest := time.Duration(end - now())
+		if done(c) || most >= 0 && rest <= 0 {
+			return
+		}
+		d.show(c)
+		if most >= 0 {
+			step = min(step, rest)
+		}
+		timer.Reset(step)
 	}
 }
 
@@ -91,7 +99,7 @@ func (d *director) await(most time.Duration, done func(counters) bool) {
 func (d *director) uninterrupted(most time.Duration, done func(counters) bool) {
 	ctx, interrupted := d.ctx, d.interrupted
 	d.ctx, d.interrupted = context.WithoutCancel(ctx), false
-	d.await(most, done)
+	d.await(most, lookOften, done)
 	d.ctx, d.interrupted = ctx, interrupted
 }
 
@@ -101,7 +109,7 @@ func (d *director) connect() {
 	d.connectFrom = at
 	d.each(func(l *loop) { l.connecting.begin(at) })
 	last, progress := -1, at
-	d.await(forever, func(c counters) bool {
+	d.await(forever, lookOften, func(c counters) bool {
 		ended := c.connected + c.failed
 		if t := now(); ended != last {
 			last, progress = ended, t
@@ -141,12 +149,13 @@ func (d *director) somebody() bool {
 // load warms up, measures, and waits for what is on its way.
 func (d *director) load() {
 	p := &d.plan
-	if p.Publishers > 0 && p.WarmUp > 0 {
+	warm := p.Publishers > 0 && p.WarmUp > 0
+	if warm {
 		d.begin()
 		d.phase(p.WarmUp)
-		d.measure()
-	} else {
-		d.measure()
+	}
+	d.measure()
+	if p.Publishers > 0 && !warm {
 		d.begin()
 	}
 	switch {
@@ -190,7 +199,11 @@ func (d *director) begin() {
 
 // phase lasts so long, or until there is nothing more to do.
 func (d *director) phase(most time.Duration) {
-	d.await(most, func(c counters) bool { return d.complete(c) || !d.alive(c) })
+	step := lookSeldom
+	if d.plan.Count > 0 {
+		step = lookOften
+	}
+	d.await(most, step, func(c counters) bool { return d.complete(c) || !d.alive(c) })
 }
 
 // complete reports whether all that Count asks for is done, and nothing comes any more.

@@ -39,6 +39,7 @@ type loop struct {
 	from, until             int64 // messages of this time count for the latencies
 	waited                  int64 // nanoseconds in all
 	failures, drops         map[string]int
+	firstFailure            error
 }
 
 // counters are what a loop has seen.
@@ -211,6 +212,9 @@ func (l *loop) end(c *conn, err error) {
 	case err != nil:
 		l.failed++
 		l.failures[err.Error()]++
+		if l.firstFailure == nil {
+			l.firstFailure = err
+		}
 	}
 	if before != waiting && before != ready {
 		l.connecting.underWay--

@@ -42,6 +42,7 @@ type Connections struct {
 	Connected   int            `json:"connected"` // with CONNACK, and SUBACK if there is a subscription
 	Failed      int            `json:"failed"`
 	Failures    map[string]int `json:"failures,omitempty"` // by reason
+	Err         error          `json:"-"`                  // why the first of those failed; nil if none did
 	Lost        int            `json:"lost"`               // connections that ended before the run did
 	Losses      map[string]int `json:"losses,omitempty"`   // by reason
 	Seconds     float64        `json:"seconds"`            // until all were there
@@ -107,8 +108,14 @@ func (d *director) connections(c *counters) Connections {
 	var h histogram
 	d.each(func(l *loop) { h.merge(&l.connacks) })
 	seconds := max(float64(d.connectUntil-d.connectFrom)/1e9, 1e-9)
+	var first error
+	d.each(func(l *loop) {
+		if first == nil {
+			first = l.firstFailure
+		}
+	})
 	return Connections{
-		Wanted: d.plan.connections(), Connected: c.connected, Failed: c.failed, Failures: d.reasons(func(l *loop) map[string]int { return l.failures }),
+		Err: first, Wanted: d.plan.connections(), Connected: c.connected, Failed: c.failed, Failures: d.reasons(func(l *loop) map[string]int { return l.failures }),
 		Lost: c.disconnects, Losses: d.reasons(func(l *loop) map[string]int { return l.drops }),
 		Seconds: seconds, PerSecond: float64(c.connected) / seconds, ConnackTime: h.latency(),
 	}

@@ -36,7 +36,7 @@ func Run(ctx context.Context, p Plan) (*Report, error) {
 	id := newID()
 	p = p.withDefaults(id)
 	if err := p.check(); err != nil {
-		return nil, err
+		return nil, &PlanError{err}
 	}
 	if err := checkDescriptors(p.connections()); err != nil {
 		return nil, err
@@ -97,7 +97,7 @@ var errTooFew = errors.New("there are more loops than connections")
 func (d *director) makeLoops() error {
 	p := &d.plan
 	if p.Loops > p.connections() {
-		return errTooFew
+		return &PlanError{errTooFew}
 	}
 	if p.raw() {
 		var err error
@@ -230,6 +230,15 @@ func checkDescriptors(conns int) error {
 	}
 	return nil
 }
+
+// PlanError is of a plan that cannot work with any broker.
+type PlanError struct{ Err error }
+
+// Error tells what is wrong.
+func (e *PlanError) Error() string { return e.Err.Error() }
+
+// Unwrap returns what is wrong.
+func (e *PlanError) Unwrap() error { return e.Err }
 
 // spareDescriptors are for what is not a connection.
 const spareDescriptors = 32
