@@ -58,15 +58,17 @@ type passing struct {
 	arrival
 }
 
-// grow makes room for n more bytes to be written, and returns them.
-func (c *conn) grow(n int) []byte {
-	if c.head > 0 && cap(c.out)-len(c.out) < n {
+// room returns what is to be written, with room for n more bytes.
+func (c *conn) room(n int) []byte {
+	if cap(c.out)-len(c.out) >= n {
+		return c.out
+	}
+	if c.head > 0 {
 		c.out = c.out[:copy(c.out, c.out[c.head:])]
 		c.head = 0
 	}
-	at := len(c.out)
-	c.out = slices.Grow(c.out, n)[:at+n]
-	return c.out[at:]
+	c.out = slices.Grow(c.out, n)
+	return c.out
 }
 
 // backlog is how many bytes wait to be written.
@@ -94,6 +96,10 @@ func (l *loop) received(c *conn, b []byte) (used int) {
 	l.now = now()
 	used = l.pass(c, b)
 	for used < len(b) && c.state != closed {
+		if n := l.publishes(c, b[used:]); n > 0 {
+			used += n
+			continue
+		}
 		f, size, err := mqtt.ParseFrame(b[used:], l.version, mqtt.MaxPacket)
 		switch {
 		case err != nil:
@@ -103,12 +109,7 @@ func (l *loop) received(c *conn, b []byte) (used int) {
 		case f.Body == nil:
 			return l.partial(c, b, used, size)
 		case f.Type == mqtt.PUBLISH:
-			a, err := l.scan(f.Flags, f.Body, 0)
-			if err != nil {
-				l.end(c, err)
-				break
-			}
-			l.arrive(c, a)
+			l.publish(c, f.Flags, f.Body)
 			used += size
 		default:
 			if err := l.packet(c, f); err != nil {
@@ -120,16 +121,46 @@ func (l *loop) received(c *conn, b []byte) (used int) {
 	return used
 }
 
+// publishes takes the PUBLISH packets at the beginning of b, and returns how many bytes they have. It knows only those that are
+// whole and have less than 16 KiB, and leaves the others to [mqtt.ParseFrame]: that is a tenth of what a message costs.
+func (l *loop) publishes(c *conn, b []byte) (used int) {
+	for len(b)-used > 2 && mqtt.PacketType(b[used]>>4) == mqtt.PUBLISH && c.state != closed {
+		header, n := used+2, int(b[used+1])
+		if n >= 128 {
+			if b[used+2] >= 128 {
+				break
+			}
+			header, n = used+3, n&127|int(b[used+2])<<7
+		}
+		if n > len(b)-header {
+			break
+		}
+		l.publish(c, b[used]&15, b[header:header+n])
+		used = header + n
+	}
+	return used
+}
+
+// publish takes a whole PUBLISH.
+func (l *loop) publish(c *conn, flags byte, body []byte) {
+	var a arrival
+	if err := l.scan(&a, flags, body, 0); err != nil {
+		l.end(c, err)
+		return
+	}
+	l.arrive(c, &a)
+}
+
 // partial decides about the beginning of a packet: it is kept until the rest has come, unless it is a large PUBLISH whose payload
 // need not be kept.
 func (l *loop) partial(c *conn, b []byte, used, size int) int {
 	rest := b[used:]
 	if mqtt.PacketType(rest[0]>>4) == mqtt.PUBLISH && size > passSize {
 		header := 2 + slices.IndexFunc(rest[1:], func(b byte) bool { return b < 128 })
-		a, err := l.scan(rest[0]&15, rest[header:], size-len(rest))
+		err := l.scan(&c.passing.arrival, rest[0]&15, rest[header:], size-len(rest))
 		switch {
 		case err == nil:
-			c.passing = passing{size - len(rest), a}
+			c.passing.rest = size - len(rest)
 			return len(b)
 		case !errors.Is(err, errShort):
 			l.end(c, err)
@@ -149,26 +180,26 @@ func (l *loop) pass(c *conn, b []byte) (used int) {
 	}
 	used = min(c.passing.rest, len(b))
 	if c.passing.rest -= used; c.passing.rest == 0 {
-		l.arrive(c, c.passing.arrival)
+		l.arrive(c, &c.passing.arrival)
 	}
 	return used
 }
 
 // scan reads the body of a PUBLISH (§3.3), of which so many bytes are still to come. The error is errShort if they are needed.
-func (l *loop) scan(flags byte, body []byte, left int) (a arrival, err error) {
+func (l *loop) scan(a *arrival, flags byte, body []byte, left int) error {
 	if len(body) < 2 {
-		return a, errShort
+		return errShort
 	}
-	a.qos = mqtt.QoS(flags >> 1 & 3)
+	*a = arrival{qos: mqtt.QoS(flags >> 1 & 3)}
 	at := 2 + int(binary.BigEndian.Uint16(body))
 	if a.qos > mqtt.AtMostOnce {
 		if len(body) < at+2 {
-			return a, errShort
+			return errShort
 		}
 		a.id = binary.BigEndian.Uint16(body[at:])
 		at += 2
 		if a.qos > mqtt.ExactlyOnce || a.id == 0 {
-			return a, errMalformed // [MQTT-3.3.1-4], [MQTT-2.2.1-3]
+			return errMalformed // [MQTT-3.3.1-4], [MQTT-2.2.1-3]
 		}
 	}
 	if l.version == mqtt.V5 {
@@ -177,15 +208,15 @@ func (l *loop) scan(flags byte, body []byte, left int) (a arrival, err error) {
 	size := len(body) + left - at // of the payload
 	switch {
 	case size < 0:
-		return a, errMalformed
+		return errMalformed
 	case size < MinSize:
-		return a, nil
+		return nil
 	case len(body) < at+MinSize:
-		return a, errShort
+		return errShort
 	}
 	a.stamp = readStamp(body[at:])
-	a.ours = l.ours(a.stamp, size)
-	return a, nil
+	a.ours = l.ours(&a.stamp, size)
+	return nil
 }
 
 // skipProperties returns the place behind the properties at a place of b. It is beyond every packet when their length is not there

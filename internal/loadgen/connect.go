@@ -136,14 +136,13 @@ func (l *loop) accept(c *conn, a *mqtt.Connack) error {
 	if l.qos > mqtt.AtMostOnce {
 		c.pub.allow(inflight)
 	}
-	packet := len(c.pub.header) + len(l.payload)
 	highest, hasHighest := a.Props.Int(mqtt.MaximumQoS)
 	largest, hasLargest := a.Props.Int(mqtt.MaximumPacketSize)
 	switch {
 	case hasHighest && uint32(l.qos) > highest:
 		return fmt.Errorf("the broker takes QoS %d at most", highest)
-	case hasLargest && uint32(packet) > largest:
-		return fmt.Errorf("the broker takes packets of %d bytes, these have %d", largest, packet)
+	case hasLargest && uint32(c.pub.size) > largest:
+		return fmt.Errorf("the broker takes packets of %d bytes, these have %d", largest, c.pub.size)
 	case l.plan.Retain && !a.Props.Flag(mqtt.RetainAvailable, true):
 		return errors.New("the broker takes no retained messages")
 	}

@@ -25,7 +25,8 @@ type epoll struct {
 	sources []unix.Sockaddr // to connect from, in turn; empty leaves it to the system
 	family  int
 	fd      int
-	bell    int // eventfd that wakes
+	bell    int  // eventfd that wakes
+	spare   bool // there are more processors than loops
 	events  []unix.EpollEvent
 	buf     []byte
 }
@@ -36,6 +37,7 @@ const bellSlot = -1
 // newRawPoller makes a poller for plain sockets.
 func newRawPoller(l *loop, t *target) (poller, error) {
 	p := &epoll{loop: l, address: t.address, sources: t.sources, family: t.family, events: make([]unix.EpollEvent, 1024), buf: make([]byte, readSize)}
+	p.spare = runtime.GOMAXPROCS(0) > l.plan.Loops
 	var err error
 	if p.fd, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return nil, fmt.Errorf("epoll_create1: %w", err)
@@ -186,12 +188,20 @@ func (p *epoll) pollNow() (uintptr, syscall.Errno) {
 	return n, errno
 }
 
+// shortWait is a wait that the scheduler is not told of, as long as it has another processor for other goroutines: leaving it and
+// coming back costs more than the system call, thousands of times a second.
+const shortWait = time.Millisecond
+
 // timespec is what epoll_pwait2 takes on every architecture.
 type timespec struct{ sec, nsec int64 }
 
 func (p *epoll) pollFor(d time.Duration) (uintptr, syscall.Errno) {
 	t := timespec{int64(d / time.Second), int64(d % time.Second)}
-	n, _, errno := unix.Syscall6(unix.SYS_EPOLL_PWAIT2, uintptr(p.fd), uintptr(unsafe.Pointer(&p.events[0])), uintptr(len(p.events)), uintptr(unsafe.Pointer(&t)), 0, 0)
+	call := unix.Syscall6
+	if d <= shortWait && p.spare {
+		call = unix.RawSyscall6
+	}
+	n, _, errno := call(unix.SYS_EPOLL_PWAIT2, uintptr(p.fd), uintptr(unsafe.Pointer(&p.events[0])), uintptr(len(p.events)), uintptr(unsafe.Pointer(&t)), 0, 0)
 	if errno == unix.ENOSYS { // before Linux 5.11
 		ms := (d + time.Millisecond - 1) / time.Millisecond
 		n, _, errno = unix.Syscall6(unix.SYS_EPOLL_PWAIT, uintptr(p.fd), uintptr(unsafe.Pointer(&p.events[0])), uintptr(len(p.events)), uintptr(ms), 0, 0)
@@ -310,7 +320,11 @@ func (p *epoll) drop(c *conn) {
 func (p *epoll) sleep(d time.Duration) {
 	before := now()
 	t := unix.NsecToTimespec(int64(d))
-	_ = unix.Nanosleep(&t, nil) // a signal makes it shorter
+	call := unix.Syscall
+	if d <= shortWait && p.spare {
+		call = unix.RawSyscall
+	}
+	_, _, _ = call(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&t)), 0, 0) // a signal makes it shorter
 	p.loop.waited += now() - before
 }
 

@@ -72,23 +72,31 @@ func (g *group) room() int64 {
 
 // arrived counts a message for the window.
 func (ln *lane) arrived(s *subscriber) {
-	taken := ln.group.taken.Load()
-	ln.last = ln.loop.now
 	switch {
-	case ln.group.window == 0:
 	case ln.group.shared:
 		ln.base++
-	case s.got >= taken: // was given up
 	case ln.lag == nil:
 		s.got++
-		ln.base = s.got
-	default:
+	case s.got < ln.group.taken.Load(): // else it was given up
 		mask := int64(len(ln.lag) - 1)
 		ln.lag[s.got&mask]--
 		s.got++
 		ln.lag[s.got&mask]++
+	}
+}
+
+// settle finds out which messages all subscribers have, after some have arrived at one of them.
+func (ln *lane) settle(s *subscriber) {
+	switch {
+	case ln.group.shared:
+	case ln.lag == nil:
+		s.got = min(s.got, ln.group.taken.Load()) // more if some were given up
+		ln.base = s.got
+	default:
 		ln.advance()
 	}
+	ln.last = ln.loop.now
+	ln.done.Store(ln.base)
 }
 
 // stalled reports whether the window is closed by messages that do not come.

@@ -182,7 +182,7 @@ func (l *loop) took(c *conn) {
 		return
 	}
 	ln := c.sub.lane
-	ln.done.Store(ln.base)
+	ln.settle(c.sub)
 	l.queue(ln)
 	if !l.crossing {
 		return

@@ -24,6 +24,13 @@ func (s stamp) put(b []byte) {
 	binary.LittleEndian.PutUint64(b[16:], uint64(s.time))
 }
 
+// restamp changes what differs from one message of a publisher to the next.
+func restamp(b []byte, seq uint64, at int64) {
+	b = b[:MinSize]
+	binary.LittleEndian.PutUint64(b[8:], seq)
+	binary.LittleEndian.PutUint64(b[16:], uint64(at))
+}
+
 func readStamp(b []byte) stamp {
 	b = b[:MinSize]
 	return stamp{

@@ -10,10 +10,9 @@ import (
 
 // publisher is what a connection publishes.
 type publisher struct {
-	conn   *conn
-	lane   *lane
-	header []byte // of every packet: fixed header, topic, room for the Packet Identifier, properties
-	idAt   int    // where the Packet Identifier is
+	conn *conn
+	lane *lane
+	*template
 
 	seq  uint64        // of the last message
 	sent atomic.Uint64 // the same after each burst, for the loops of subscribers
@@ -24,22 +23,32 @@ type publisher struct {
 	steps    []step // by Packet Identifier
 }
 
+// template is a PUBLISH without the rest of its payload.
+type template struct {
+	bytes   []byte
+	size    int // of the whole packet
+	idAt    int // where the Packet Identifier is
+	stampAt int
+}
+
 // step is how far a message of QoS 1 or 2 is.
 type step struct {
 	at    int64 // when it was sent
 	stage byte  // 0: not in use, 1: PUBLISH is sent, 2: PUBREL is sent
 }
 
-// newHeader makes all of a PUBLISH but its payload.
-func newHeader(name string, p *Plan) (header []byte, idAt int) {
+// newTemplate makes what every packet of a publisher begins with, up to and with the stamp.
+func newTemplate(name string, number int, id uint32, p *Plan) *template {
 	m := mqtt.Publish{Topic: []byte(name), QoS: p.QoS, Retain: p.Retain, PacketID: 1, Payload: make([]byte, p.Size)}
-	header = m.Append(nil, p.Version)
-	header = header[: len(header)-p.Size : len(header)-p.Size]
-	idAt = len(header) - 2
+	b := m.Append(nil, p.Version)
+	t := &template{size: len(b), stampAt: len(b) - p.Size}
+	t.bytes = b[: t.stampAt+MinSize : t.stampAt+MinSize]
+	stamp{run: id, pub: uint32(number)}.put(t.bytes[t.stampAt:])
+	t.idAt = t.stampAt - 2
 	if p.Version == mqtt.V5 {
-		idAt-- // the length of no properties
+		t.idAt-- // the length of no properties
 	}
-	return header, idAt
+	return t
 }
 
 // allow sets how many messages may be in flight, before the first one is.
@@ -58,40 +67,51 @@ func (l *loop) canSend(p *publisher) bool {
 }
 
 // burst sends messages as long as the publisher may, and returns how many. All are stamped with one time.
-func (l *loop) burst(p *publisher, most, at int64) (n int64) {
-	for ; n < most && l.canSend(p); n++ {
-		l.encode(p, at)
-	}
-	if n == 0 {
+func (l *loop) burst(p *publisher, most, at int64) int64 {
+	if !l.canSend(p) {
 		return 0
 	}
+	if l.qos > mqtt.AtMostOnce {
+		most = min(most, int64(len(p.free)-p.inflight))
+	}
+	c := p.conn
+	for range most {
+		c.out = l.encode(p, c.room(p.size), at)
+	}
 	p.sent.Store(p.seq)
-	l.sent += uint64(n)
-	l.left -= n
-	l.expected += uint64(n * p.lane.group.fan.Load())
-	p.lane.group.taken.Add(n)
-	p.conn.wrote = at
-	l.mark(p.conn)
-	return n
+	l.sent += uint64(most)
+	l.left -= most
+	l.expected += uint64(most * p.lane.group.fan.Load())
+	p.lane.group.taken.Add(most)
+	c.wrote = at
+	l.mark(c)
+	return most
 }
 
-// encode appends one PUBLISH to what the connection writes.
-func (l *loop) encode(p *publisher, at int64) {
-	b := p.conn.grow(len(p.header) + len(l.payload))
-	copy(b, p.header)
+// encode appends a PUBLISH to b, where there is room for it.
+func (l *loop) encode(p *publisher, b []byte, at int64) []byte {
+	start := len(b)
+	b = b[:start+p.size]
+	packet := b[start:]
+	n := copy(packet, p.bytes)
+	copy(packet[n:], l.filler)
 	p.seq++
+	restamp(packet[p.stampAt:], p.seq, at)
 	if l.qos > mqtt.AtMostOnce {
-		id := p.free[p.next]
-		if p.next++; p.next == len(p.free) {
-			p.next = 0
-		}
-		p.inflight++
-		p.steps[id] = step{at, 1}
-		binary.BigEndian.PutUint16(b[p.idAt:], id)
+		binary.BigEndian.PutUint16(packet[p.idAt:], p.take(at))
 	}
-	b = b[len(p.header):]
-	copy(b, l.payload)
-	stamp{l.id, uint32(p.conn.number), p.seq, at}.put(b)
+	return b
+}
+
+// take takes a Packet Identifier for a message that is sent now. It comes from the end of those that were used last.
+func (p *publisher) take(at int64) uint16 {
+	id := p.free[p.next]
+	if p.next++; p.next == len(p.free) {
+		p.next = 0
+	}
+	p.inflight++
+	p.steps[id] = step{at, 1}
+	return id
 }
 
 // acknowledged takes a PUBACK, PUBREC or PUBCOMP.
@@ -123,8 +143,7 @@ func (l *loop) acknowledged(p *publisher, t mqtt.PacketType, id uint16, refused 
 
 // answer sends a packet that is only a Packet Identifier.
 func (l *loop) answer(c *conn, first byte, id uint16) {
-	b := c.grow(4)
-	b[0], b[1], b[2], b[3] = first, 2, byte(id>>8), byte(id)
+	c.out = append(c.room(4), first, 2, byte(id>>8), byte(id))
 	c.wrote = l.now
 	l.mark(c)
 }

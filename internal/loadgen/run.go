@@ -19,7 +19,7 @@ type run struct {
 	version  mqtt.Version
 	qos      mqtt.QoS
 	relation relation
-	payload  []byte
+	filler   []byte // what follows the stamp in every payload
 	batch    int64
 	gap      int64 // shortest time between two reads, nanoseconds
 	crossing bool  // groups are in several loops
@@ -57,10 +57,10 @@ func newID() uint32 {
 
 func newRun(p Plan, id uint32) *run {
 	r := &run{
-		plan: p, id: id, version: p.Version, qos: p.QoS, relation: p.relation(), payload: make([]byte, p.Size), batch: int64(p.Batch),
+		plan: p, id: id, version: p.Version, qos: p.QoS, relation: p.relation(), filler: make([]byte, p.Size-MinSize), batch: int64(p.Batch),
 	}
-	for i := range r.payload {
-		r.payload[i] = 'a' + byte(i%26)
+	for i := range r.filler {
+		r.filler[i] = 'a' + byte(i%26)
 	}
 	if p.raw() {
 		r.gap = int64(p.Coalesce)
@@ -147,8 +147,7 @@ func (d *director) makeConns() {
 	}
 	for i := range p.Publishers {
 		c := d.newConn(i)
-		c.pub = &publisher{conn: c}
-		c.pub.header, c.pub.idAt = newHeader(numbered(p.Topic, i), p)
+		c.pub = &publisher{conn: c, template: newTemplate(numbered(p.Topic, i), i, d.id, p)}
 		d.all = append(d.all, c.pub)
 		l := d.loops[i%len(d.loops)]
 		l.pubs = append(l.pubs, c.pub)

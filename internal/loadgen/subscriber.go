@@ -16,15 +16,15 @@ type subscriber struct {
 }
 
 // ours reports whether a message may be of this run, or of any when there are no publishers here.
-func (l *loop) ours(s stamp, size int) bool {
+func (l *loop) ours(s *stamp, size int) bool {
 	if l.relation == nobody {
 		return s.seq > 0 && s.seq < 1<<32 && s.pub < 1<<24
 	}
-	return s.run == l.id && size == len(l.payload) && int(s.pub) < len(l.all) && s.seq > 0 && s.seq <= l.all[s.pub].sent.Load()
+	return s.run == l.id && size == l.plan.Size && int(s.pub) < len(l.all) && s.seq > 0 && s.seq <= l.all[s.pub].sent.Load()
 }
 
 // arrive takes a message and answers it.
-func (l *loop) arrive(c *conn, a arrival) {
+func (l *loop) arrive(c *conn, a *arrival) {
 	s := c.sub
 	if s == nil {
 		return // somebody else's, on a connection that only is there: it has subscribed with QoS 0
@@ -66,13 +66,13 @@ func (l *loop) release(s *subscriber, id uint16) {
 }
 
 // message judges a message.
-func (l *loop) message(s *subscriber, a arrival) {
+func (l *loop) message(s *subscriber, a *arrival) {
 	if !a.ours || l.relation == own && int(a.stamp.pub) != s.conn.number {
 		l.foreign++
 		l.lastSeen = l.now
 		return
 	}
-	switch l.judge(s, a.stamp) {
+	switch l.judge(s, &a.stamp) {
 	case duplicate:
 		l.duplicated++
 		return
@@ -90,7 +90,7 @@ func (l *loop) message(s *subscriber, a arrival) {
 }
 
 // judge compares a message with those before it.
-func (l *loop) judge(s *subscriber, m stamp) verdict {
+func (l *loop) judge(s *subscriber, m *stamp) verdict {
 	switch l.relation {
 	case own:
 		return l.order.arrive(int(m.pub), uint32(m.seq))
@@ -114,7 +114,7 @@ func newMembers(p *Plan) *members {
 	return &members{all: newOrder(p.Publishers, 1<<12), highest: make([]uint32, p.Publishers*p.Subscribers), pubs: p.Publishers}
 }
 
-func (g *members) judge(member int, m stamp) verdict {
+func (g *members) judge(member int, m *stamp) verdict {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.all.arrive(int(m.pub), uint32(m.seq)) == duplicate {
@@ -150,7 +150,7 @@ type track struct {
 // mostStrangers bounds what payloads of anybody can make a subscriber remember.
 const mostStrangers = 100_000
 
-func (g *strangers) judge(subscriber int, m stamp) verdict {
+func (g *strangers) judge(subscriber int, m *stamp) verdict {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	k := streamKey{m.run, m.pub, subscriber}
