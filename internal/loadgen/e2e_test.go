@@ -55,6 +55,7 @@ var scenarios = map[string]Plan{
 
 // TestScenarios runs every scenario with every QoS and version in every way to wait: all must come, once and in order.
 func TestScenarios(t *testing.T) {
+	const messages = 1500
 	url := magpie(t, broker.Config{})
 	cores := map[string]func(*Plan){
 		"epoll":      func(*Plan) {},
@@ -67,14 +68,14 @@ func TestScenarios(t *testing.T) {
 				for qos := range mqtt.QoS(3) {
 					t.Run(fmt.Sprintf("%s/%s/%v/QoS%d", core, name, v, qos), func(t *testing.T) {
 						p := p
-						p.URL, p.Version, p.QoS, p.SubQoS, p.Count = url, v, qos, qos, 3000
+						p.URL, p.Version, p.QoS, p.SubQoS, p.Count = url, v, qos, qos, messages
 						set(&p)
 						r := mustRun(t, p)
 						fan := uint64(1)
 						if name == "fan-out" || name == "spread" {
 							fan = uint64(p.Subscribers)
 						}
-						checkAll(t, r, 3000, 3000*fan, qos)
+						checkAll(t, r, messages, messages*fan, qos)
 					})
 				}
 			}

@@ -36,7 +36,8 @@ const bellSlot = -1
 
 // newRawPoller makes a poller for plain sockets.
 func newRawPoller(l *loop, t *target) (poller, error) {
-	p := &epoll{loop: l, address: t.address, sources: t.sources, family: t.family, events: make([]unix.EpollEvent, 1024), buf: make([]byte, readSize)}
+	p := &epoll{loop: l, events: make([]unix.EpollEvent, 1024), buf: make([]byte, readSize)}
+	p.aim(t)
 	p.spare = runtime.GOMAXPROCS(0) > l.plan.Loops
 	var err error
 	if p.fd, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
@@ -55,9 +56,10 @@ func newRawPoller(l *loop, t *target) (poller, error) {
 
 // target is where raw sockets connect to.
 type target struct {
-	family  int
-	address unix.Sockaddr
-	sources []unix.Sockaddr
+	path    string // of a Unix socket, or
+	ip      netip.Addr
+	port    int
+	sources int // how many addresses of this machine to connect from; 0 leaves it to the system
 }
 
 // resolve finds the address of the broker once for all connections.
@@ -71,7 +73,7 @@ func resolve(ctx context.Context, p *Plan) (*target, error) {
 		if path == "" {
 			path = u.Opaque
 		}
-		return &target{family: unix.AF_UNIX, address: &unix.SockaddrUnix{Name: path}}, nil
+		return &target{path: path}, nil
 	}
 	port, err := strconv.Atoi(u.Port())
 	if u.Port() == "" {
@@ -84,7 +86,11 @@ func resolve(ctx context.Context, p *Plan) (*target, error) {
 	if err != nil {
 		return nil, fmt.Errorf("broker's address: %w", err)
 	}
-	return newTarget(preferred(ips), port, p.connections()), nil
+	t := &target{ip: preferred(ips), port: port}
+	if t.ip.Is4() && t.ip.IsLoopback() && p.connections() > perSource {
+		t.sources = (p.connections()-1)/perSource + 1
+	}
+	return t, nil
 }
 
 // preferred takes the first IPv4 address, or the first of all: localhost is both, and brokers often listen on the old one.
@@ -100,17 +106,19 @@ func preferred(ips []netip.Addr) netip.Addr {
 // perSource is how many connections leave from one address: a little less than there are ports for them.
 const perSource = 20_000
 
-func newTarget(ip netip.Addr, port, conns int) *target {
-	if !ip.Is4() {
-		return &target{family: unix.AF_INET6, address: &unix.SockaddrInet6{Port: port, Addr: ip.As16()}}
+// aim makes the addresses for a poller. Package unix writes into them, so each has its own.
+func (p *epoll) aim(t *target) {
+	switch {
+	case t.path != "":
+		p.family, p.address = unix.AF_UNIX, &unix.SockaddrUnix{Name: t.path}
+	case t.ip.Is4():
+		p.family, p.address = unix.AF_INET, &unix.SockaddrInet4{Port: t.port, Addr: t.ip.As4()}
+	default:
+		p.family, p.address = unix.AF_INET6, &unix.SockaddrInet6{Port: t.port, Addr: t.ip.As16()}
 	}
-	t := &target{family: unix.AF_INET, address: &unix.SockaddrInet4{Port: port, Addr: ip.As4()}}
-	if ip.IsLoopback() && conns > perSource {
-		for i := range (conns-1)/perSource + 1 {
-			t.sources = append(t.sources, &unix.SockaddrInet4{Addr: [4]byte{127, 0, byte(i), 1}})
-		}
+	for i := range t.sources {
+		p.sources = append(p.sources, &unix.SockaddrInet4{Addr: [4]byte{127, 0, byte(i), 1}})
 	}
-	return t
 }
 
 func (p *epoll) open(c *conn) error {

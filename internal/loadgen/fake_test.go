@@ -36,13 +36,14 @@ type fakeConn struct {
 	nextID uint16
 }
 
-// newFake starts one; set its faults before anybody connects.
-func newFake(t testing.TB, v mqtt.Version) *fake {
+// newFake starts one. faults sets what is wrong with it.
+func newFake(t testing.TB, v mqtt.Version, faults func(*fake)) *fake {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	f := &fake{t: t, ln: ln, version: v, conns: make(map[*fakeConn]bool)}
+	faults(f)
 	f.group.Go(f.accept)
 	t.Cleanup(f.stop)
 	return f

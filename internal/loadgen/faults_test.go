@@ -79,8 +79,7 @@ func TestFaults(t *testing.T) {
 			t.Run(fmt.Sprint(name, " ", v), func(t *testing.T) {
 				onBoth(t, func(t *testing.T, goroutines bool) {
 					kept = mqtt.Publish{}
-					f := newFake(t, v)
-					f.fault = test.fault
+					f := newFake(t, v, func(f *fake) { f.fault = test.fault })
 					p := fanIn(f.url(), goroutines)
 					p.Version = v
 					r := mustRun(t, p)
@@ -98,13 +97,14 @@ func TestFaults(t *testing.T) {
 
 // TestLostUnacknowledged tells what a broker has promised from what it has not.
 func TestLostUnacknowledged(t *testing.T) {
-	f := newFake(t, mqtt.V5)
-	f.fault = func(n int, m mqtt.Publish) []mqtt.Publish {
-		if n%30 == 0 {
-			return nil
+	f := newFake(t, mqtt.V5, func(f *fake) {
+		f.fault = func(n int, m mqtt.Publish) []mqtt.Publish {
+			if n%30 == 0 {
+				return nil
+			}
+			return []mqtt.Publish{m}
 		}
-		return []mqtt.Publish{m}
-	}
+	})
 	p := fanIn(f.url(), false)
 	p.QoS = 0
 	if r := mustRun(t, p); r.Lost != 10 || r.LostAcked != 0 {
@@ -150,8 +150,7 @@ func TestRefused(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			onBoth(t, func(t *testing.T, goroutines bool) {
-				f := newFake(t, mqtt.V5)
-				test.set(f)
+				f := newFake(t, mqtt.V5, test.set)
 				r := mustRun(t, fanIn(f.url(), goroutines))
 				c := r.Connections
 				if c.Failed != test.failed || c.Connected != 4-test.failed || r.Sent != 0 {
@@ -218,17 +217,18 @@ func TestSilence(t *testing.T) {
 // TestHalfClosed has the broker close its side of the subscriber's connection: nobody is left to receive.
 func TestHalfClosed(t *testing.T) {
 	onBoth(t, func(t *testing.T, goroutines bool) {
-		f := newFake(t, mqtt.V5)
-		f.fault = func(n int, m mqtt.Publish) []mqtt.Publish {
-			if n == 100 {
-				for c := range f.conns {
-					if c.filter != "" {
-						_ = c.Conn.(*net.TCPConn).CloseWrite()
+		f := newFake(t, mqtt.V5, func(f *fake) {
+			f.fault = func(n int, m mqtt.Publish) []mqtt.Publish {
+				if n == 100 {
+					for c := range f.conns {
+						if c.filter != "" {
+							_ = c.Conn.(*net.TCPConn).CloseWrite()
+						}
 					}
 				}
+				return []mqtt.Publish{m}
 			}
-			return []mqtt.Publish{m}
-		}
+		})
 		r := mustRun(t, fanIn(f.url(), goroutines))
 		if r.Connections.Lost != 1 || r.Connections.Losses[errGone.Error()] != 1 || r.Received != 99 {
 			t.Errorf("lost %d connections: %v; received %d", r.Connections.Lost, r.Connections.Losses, r.Received)
@@ -239,17 +239,18 @@ func TestHalfClosed(t *testing.T) {
 // TestBrokerDies has the whole broker go away.
 func TestBrokerDies(t *testing.T) {
 	onBoth(t, func(t *testing.T, goroutines bool) {
-		f := newFake(t, mqtt.V5)
-		f.before = func(f *fake, c *fakeConn, _ mqtt.PacketType) error {
-			if f.count < 100 {
-				return nil
+		f := newFake(t, mqtt.V5, func(f *fake) {
+			f.before = func(f *fake, c *fakeConn, _ mqtt.PacketType) error {
+				if f.count < 100 {
+					return nil
+				}
+				for c := range f.conns {
+					_ = c.Conn.(*net.TCPConn).SetLinger(0)
+					_ = c.Close()
+				}
+				return errEnough
 			}
-			for c := range f.conns {
-				_ = c.Conn.(*net.TCPConn).SetLinger(0)
-				_ = c.Close()
-			}
-			return errEnough
-		}
+		})
 		r := mustRun(t, fanIn(f.url(), goroutines))
 		if r.Connections.Lost != 4 || r.Sent == 300 {
 			t.Errorf("lost %d connections: %v; sent %d", r.Connections.Lost, r.Connections.Losses, r.Sent)
@@ -260,14 +261,15 @@ func TestBrokerDies(t *testing.T) {
 // TestSlowBroker lets nobody read until the load's time is over: publishers wait for their sockets, and the run ends all the same.
 func TestSlowBroker(t *testing.T) {
 	onBoth(t, func(t *testing.T, goroutines bool) {
-		f := newFake(t, mqtt.V5)
 		over := make(chan struct{})
-		f.before = func(_ *fake, _ *fakeConn, got mqtt.PacketType) error {
-			if got == mqtt.PUBLISH {
-				<-over
+		f := newFake(t, mqtt.V5, func(f *fake) {
+			f.before = func(_ *fake, _ *fakeConn, got mqtt.PacketType) error {
+				if got == mqtt.PUBLISH {
+					<-over
+				}
+				return nil
 			}
-			return nil
-		}
+		})
 		p := Plan{URL: f.url(), Publishers: 2, Topic: "{prefix}", Size: 64 << 10, Duration: 300 * time.Millisecond, Goroutines: goroutines}
 		r := mustRun(t, p)
 		close(over)
@@ -280,15 +282,16 @@ func TestSlowBroker(t *testing.T) {
 // TestInterrupted ends a run without an end of its own, with what was measured until then.
 func TestInterrupted(t *testing.T) {
 	onBoth(t, func(t *testing.T, goroutines bool) {
-		f := newFake(t, mqtt.V5)
 		ctx, cancel := context.WithTimeout(context.Background(), deadline)
 		defer cancel()
-		f.fault = func(n int, m mqtt.Publish) []mqtt.Publish {
-			if n == 1000 {
-				cancel()
+		f := newFake(t, mqtt.V5, func(f *fake) {
+			f.fault = func(n int, m mqtt.Publish) []mqtt.Publish {
+				if n == 1000 {
+					cancel()
+				}
+				return []mqtt.Publish{m}
 			}
-			return []mqtt.Publish{m}
-		}
+		})
 		p := fanIn(f.url(), goroutines)
 		p.Count = 0
 		r, err := Run(ctx, p)
@@ -303,18 +306,19 @@ func TestInterrupted(t *testing.T) {
 
 // TestStall goes on when the window is closed by lost messages, after some time without any.
 func TestStall(t *testing.T) {
-	f := newFake(t, mqtt.V5)
 	ctx, cancel := context.WithTimeout(context.Background(), deadline)
 	defer cancel()
-	f.fault = func(n int, m mqtt.Publish) []mqtt.Publish {
-		switch {
-		case n <= 60:
-			return nil // as many as the window holds
-		case n == 200:
-			cancel()
+	f := newFake(t, mqtt.V5, func(f *fake) {
+		f.fault = func(n int, m mqtt.Publish) []mqtt.Publish {
+			switch {
+			case n <= 60:
+				return nil // as many as the window holds
+			case n == 200:
+				cancel()
+			}
+			return []mqtt.Publish{m}
 		}
-		return []mqtt.Publish{m}
-	}
+	})
 	p := fanIn(f.url(), false)
 	p.QoS, p.Count = 0, 0
 	r, err := Run(ctx, p)
