@@ -2,8 +2,10 @@ package loadgen
 
 import (
 	"context"
+	"encoding/pem"
 	"fmt"
 	"net"
+	"os"
 	"testing"
 	"time"
 
@@ -116,5 +118,13 @@ func checkAll(t testing.TB, r *Report, sent, received uint64, qos mqtt.QoS) {
 	}
 	if r.Latency.Count != received {
 		t.Errorf("%d latencies of %d messages", r.Latency.Count, received)
+	}
+}
+
+// writePEM writes a file.
+func writePEM(t *testing.T, path, kind string, der []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
+		t.Fatal(err)
 	}
 }
