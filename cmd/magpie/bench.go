@@ -149,7 +149,7 @@ func (b *benchRun) verdict(url string) error {
 	case c.Failed > 0:
 		return hinted(fmt.Errorf("%d of %d connections failed, the first: %w", c.Failed, c.Wanted, c.Err), connectHint(c.Err, url))
 	case c.Lost > 0:
-		return fmt.Errorf("%s ended before their time", count(c.Lost, "connection"))
+		return fmt.Errorf("%s ended too early", count(c.Lost, "connection"))
 	case b.LostAcked > 0:
 		return fmt.Errorf("%s of acknowledged messages did not come", countWord(b.LostAcked, "delivery", "deliveries"))
 	case b.plan.QoS == mqtt.ExactlyOnce && b.plan.SubQoS == mqtt.ExactlyOnce && b.Duplicated > 0:

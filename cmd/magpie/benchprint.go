@@ -56,10 +56,10 @@ func printReasons(w io.Writer, name string, reasons map[string]int) {
 
 func (b *benchRun) printMessages(w io.Writer) {
 	if b.plan.Publishers > 0 {
-		row(w, "published", "%s messages in all; %s/s, %s/s", thousands(float64(b.Sent)), thousands(b.SentRate), megabytes(b.BytesOut))
+		row(w, "published", "%s in all; %s/s, %s/s", countWord(b.Sent, "message", "messages"), thousands(b.SentRate), megabytes(b.BytesOut))
 	}
 	if b.plan.Subscribers > 0 {
-		row(w, "received", "%s messages in all; %s/s, %s/s", thousands(float64(b.Received+b.foreign())), thousands(b.ReceivedRate), megabytes(b.BytesIn))
+		row(w, "received", "%s in all; %s/s, %s/s", countWord(b.Received+b.foreign(), "message", "messages"), thousands(b.ReceivedRate), megabytes(b.BytesIn))
 	}
 	if b.Latency.Count > 0 {
 		row(w, "latency", "%s", quantiles(b.Latency))

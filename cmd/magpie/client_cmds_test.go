@@ -23,7 +23,7 @@ import (
 	"github.com/magpiemq/magpie/transport"
 )
 
-// TestClientScripts runs the scripts of pub, sub and req, which are their manual. Besides the usual commands they have:
+// TestClientScripts runs the scripts of pub, sub, req and bench, which are their manual. Besides the usual commands they have:
 //
 //	broker [user NAME PASSWORD] [scram NAME PASSWORD] [deny FILTER] [tls] [ws] [unix]
 //	                 start a broker in this process; PORT, TLSPORT, WSPORT and SOCKET are set
@@ -37,7 +37,7 @@ import (
 //	certs            make ca.crt, server.crt, server.key, client.crt, client.key and more
 func TestClientScripts(t *testing.T) {
 	var files []string
-	for _, pattern := range []string{"pub*", "sub*", "req*"} {
+	for _, pattern := range []string{"pub*", "sub*", "req*", "bench*"} {
 		found, err := filepath.Glob("testdata/" + pattern + ".txtar")
 		if err != nil || len(found) == 0 {
 			t.Fatalf("no scripts %s: %v", pattern, err)

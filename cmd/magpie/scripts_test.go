@@ -29,7 +29,7 @@ import (
 // patience is how long anything in a script may take before the test fails.
 const patience = 20 * time.Second
 
-// TestScripts runs the scripts, which are the manual of the commands. Those of pub, sub and req have a test of their own.
+// TestScripts runs the scripts, which are the manual of the commands. Those of pub, sub, req and bench have a test of their own.
 // Besides the usual commands they have:
 //
 //	serve ARGS…                 start "magpie serve" with ports of the kernel's choice, wait until it listens; MQTT, MQTTS, WS, HTTP (host:port), PORT and UNIX (path) are set
@@ -53,7 +53,7 @@ func TestScripts(t *testing.T) {
 		t.Fatalf("no scripts: %v", err)
 	}
 	ours := slices.DeleteFunc(all, func(f string) bool {
-		return regexp.MustCompile(`/(pub|sub|req)[^/]*$`).MatchString(f)
+		return regexp.MustCompile(`/(pub|sub|req|bench)[^/]*$`).MatchString(f)
 	})
 	testscript.Run(t, testscript.Params{
 		Files: ours, RequireExplicitExec: true, Setup: newBench,

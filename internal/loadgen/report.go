@@ -1,6 +1,9 @@
 package loadgen
 
-import "errors"
+import (
+	"errors"
+	"runtime"
+)
 
 // errTimeout is of a connection whose broker does not answer.
 var errTimeout = errors.New("no answer in time")
@@ -53,7 +56,7 @@ type Connections struct {
 // Generator is what the load has cost on this side.
 type Generator struct {
 	Loops int     `json:"loops"`
-	Busy  float64 `json:"busy"`  // fraction of the measured time in which loops did not wait, 0 to 1
+	Busy  float64 `json:"busy"`  // fraction of the measured time in which loops did not wait, or of the processors that goroutines used; 0 to 1
 	CPU   float64 `json:"cpu"`   // processors used by this process
 	Limit bool    `json:"limit"` // whether the generator was what limited the throughput
 	Core  string  `json:"core"`  // epoll or goroutines
@@ -91,6 +94,9 @@ func (d *director) report() *Report {
 	r.Latency, r.Ack = latency.latency(), acks.latency()
 	r.Generator.Busy = 1 - float64(d.waited)/1e9/seconds/float64(d.plan.Loops)
 	r.Generator.CPU = (d.ownAfter - d.ownBefore).Seconds() / seconds
+	if !d.plan.raw() { // the loops leave most of the work to others
+		r.Generator.Busy = max(r.Generator.Busy, r.Generator.CPU/float64(runtime.GOMAXPROCS(0)))
+	}
 	r.Generator.Limit = r.Generator.Busy >= busyLimit
 	r.Broker = d.broker.usage(seconds, after.delivered()-before.delivered(), r.Connections.Connected)
 	return r
