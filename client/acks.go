@@ -59,6 +59,8 @@ func (c *Conn) acknowledge(slot uint64) {
 		if s.qos == mqtt.AtLeastOnce {
 			a.Type = mqtt.PUBACK // [MQTT-4.3.2-4]
 			c.cfg.Session.in.Acknowledged()
+		} else if k := c.cfg.Session.keeper; k != nil {
+			c.awaitDisk(k.handledAfter(s.id))
 		}
 		c.appendAck(a)
 	}

@@ -156,8 +156,8 @@ func (c *Client) configure() error {
 	return err
 }
 
-// Done is closed when the client is over, because it was closed or because it can never connect, and its handlers have returned. A
-// handler must not wait for it.
+// Done is closed when the client is over, because it was closed or because it can never connect, its handlers have returned, and the folder
+// of [WithQueue] is free for another. A handler must not wait for it.
 func (c *Client) Done() <-chan struct{} { return c.done }
 
 // Err returns nil while the client lives and then why it is over: [ErrClosed], or why it can never connect.
@@ -289,10 +289,11 @@ func (c *Client) disconnect(ctx context.Context) {
 func (c *Client) finish(err error) {
 	c.cancel()
 	c.end(err)
-	c.queue.close()
+	c.queue.settle()
 	c.events.close()
 	close(c.stopped)
 	c.handlers.Wait()
+	c.queue.close() // what handlers have finished is written down
 	close(c.done)
 }
 

@@ -15,6 +15,9 @@ import (
 
 func TestMain(m *testing.M) {
 	if url := os.Getenv(childURL); url != "" {
+		if os.Getenv(childRole) == "receive" {
+			receiveForEver(url)
+		}
 		publishForEver(url)
 	}
 	goleak.VerifyTestMain(m)

@@ -226,6 +226,36 @@ func (c *Client) received(position uint64, id uint16) uint64 {
 	return c.queue.note(recordReceived, position, id)
 }
 
+// handled implements keeper.
+func (c *Client) handled(id uint16) {
+	if c.queue != nil {
+		c.queue.handled(id)
+	}
+}
+
+// handledAfter implements keeper.
+func (c *Client) handledAfter(id uint16) uint64 {
+	if c.queue == nil {
+		return 0
+	}
+	return c.queue.handledAfter(id)
+}
+
+// released implements keeper.
+func (c *Client) released(id uint16) uint64 {
+	if c.queue == nil {
+		return 0
+	}
+	return c.queue.released(id)
+}
+
+// forgotten implements keeper.
+func (c *Client) forgotten() {
+	if c.queue != nil {
+		c.queue.forgotten()
+	}
+}
+
 // safe implements keeper.
 func (c *Client) safe(after uint64) bool { return c.queue.wait(after) == nil }
 

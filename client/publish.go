@@ -243,7 +243,7 @@ func (c *Conn) sendNext(resent bool) {
 			s.flying[id] = p
 		}
 		if d.QoS == mqtt.ExactlyOnce && d.Position > 0 && s.keeper != nil {
-			c.after = s.keeper.sent(d.Position, id)
+			c.awaitDisk(s.keeper.sent(d.Position, id))
 		}
 	}
 	dup = dup && c.kept // a server that has lost the session has not seen it before [MQTT-3.3.1-1]

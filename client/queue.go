@@ -19,6 +19,11 @@ const (
 	recordSent     = 2 // position and Packet Identifier: the message of QoS 2 there is about to be sent
 	recordReceived = 3 // the same: PUBREC has come
 	recordDone     = 4 // position: the message there is of no use any more
+
+	// These are of messages that come: position is zero.
+	recordHandled   = 5 // Packet Identifier: the message of QoS 2 under it was handled
+	recordReleased  = 6 // the same: PUBREL has come
+	recordForgotten = 7 // nothing was handled under any: the session is a new one
 )
 
 const (
@@ -33,8 +38,9 @@ const (
 	allCommitted = math.MaxUint64 // the session need not wait: the writer does
 )
 
-// queue keeps the messages of QoS 1 and 2 on the disk, in the log of package journal, until they are done. What is in the log says all; a
-// segment whose messages, and those of all before it, are done is given back.
+// queue keeps the messages of QoS 1 and 2 on the disk, in the log of package journal, until they are done, and which messages of QoS 2 were
+// handled that came from the server. What is in the log says all; a segment whose messages, and those of all before it, are done is given
+// back.
 //
 // A step of QoS 2 is written down before the packet that follows from it is written to the socket, so that a restart continues the
 // handshake instead of beginning another. The session goes on at once, and the connection's writer waits: notes are numbered in
@@ -46,11 +52,14 @@ type queue struct {
 	limit  int64 // bytes of messages
 
 	// Session.mu guards these.
-	live    map[uint32]int // messages that are not done, by segment
-	newest  uint32         // segment of the last record
-	backlog []note         // that the log does not take at the moment, in order
-	aside   []asideEntry   // wait for the loader
-	retry   *time.Timer    // for the backlog when the disk is full; nil while that is not waited for
+	live    map[uint32]int          // messages that are not done, by segment
+	open    map[uint16]*handledNote // by Packet Identifier
+	newest  uint32                  // segment of the last record
+	rotated bool                    // newest has changed: there may be segments to give back
+	backlog []note                  // that the log does not take at the moment, in order
+	aside   []asideEntry            // wait for the loader
+	retry   *time.Timer             // for the backlog when the disk is full; nil while that is not waited for
+	over    bool                    // nothing is written down any more
 
 	wake  chan struct{} // the loader has something to do
 	quit  chan struct{}
@@ -87,7 +96,8 @@ type waiter struct {
 // openQueue opens the queue in a folder and gives the session what waits in it.
 func openQueue(dir string, limit int64, c *Client) (*queue, error) {
 	q := &queue{
-		client: c, dir: dir, limit: limit, live: make(map[uint32]int), wake: make(chan struct{}, 1), quit: make(chan struct{}),
+		client: c, dir: dir, limit: limit, live: make(map[uint32]int), open: make(map[uint16]*handledNote), rotated: true,
+		wake: make(chan struct{}, 1), quit: make(chan struct{}),
 	}
 	q.changed.L = &q.mu
 	log, err := journal.Open(c.set.queueFS, filepath.Join(dir, queueFolder), journal.Options{
@@ -129,6 +139,30 @@ func (q *queue) flushLast() {
 		q.retry.Stop()
 	}
 	q.flush()
+	q.over = true
+}
+
+// settle waits until what was given to the log is on the disk.
+func (q *queue) settle() {
+	if q == nil {
+		return
+	}
+	q.client.session.mu.Lock()
+	q.flush()
+	q.client.session.mu.Unlock()
+	if n := q.lastPlaced(); n > 0 {
+		_ = q.wait(n) // an error has ended the client
+	}
+}
+
+// lastPlaced returns the number of the last record in the log that is not safe yet; zero for none.
+func (q *queue) lastPlaced() uint64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.marks) == 0 {
+		return 0
+	}
+	return q.marks[len(q.marks)-1].number
 }
 
 // hasRoom reports whether another message may wait, holding Session.mu.
@@ -148,8 +182,7 @@ func (q *queue) accept(p *Publication) (number uint64, err error) {
 		return 0, err
 	}
 	p.position = uint64(pos)
-	q.newest = journal.SegmentOf(pos)
-	q.live[q.newest]++
+	q.live[journal.SegmentOf(pos)]++
 	return q.placed(pos, q.nextNumber()), nil
 }
 
@@ -166,11 +199,17 @@ func (q *queue) waitUnlocked(ctx context.Context, n int) error {
 
 // note writes down a step of a message, holding Session.mu, and returns its number.
 func (q *queue) note(kind byte, position uint64, id uint16) uint64 {
+	number := q.append(kind, position, id)
+	q.flush()
+	return number
+}
+
+// append puts a note into the backlog.
+func (q *queue) append(kind byte, position uint64, id uint16) uint64 {
 	b := binary.LittleEndian.AppendUint64(make([]byte, 0, noteSize), position)
 	b = binary.LittleEndian.AppendUint16(b, id)
 	n := note{kind: kind, data: b, number: q.nextNumber()}
 	q.backlog = append(q.backlog, n)
-	q.flush()
 	return n.number
 }
 
@@ -187,11 +226,13 @@ func (q *queue) done(position uint64) {
 	}
 }
 
-// free gives back the segments at the beginning that hold no message. Only those: a note about a message is never gone before the message.
+// free gives back the segments at the beginning that hold no message, holding Session.mu. Only those: a note about a message is never gone
+// before the message.
 func (q *queue) free() {
+	q.rotated = false
 	segments := q.log.Segments()
 	for _, s := range segments[:len(segments)-1] {
-		if q.live[s.Number] > 0 || q.log.Free(s.Number) != nil {
+		if q.live[s.Number] > 0 || !q.renew(s.Number) || q.log.Free(s.Number) != nil {
 			return // an error passes, or has ended the log
 		}
 	}
@@ -206,8 +247,8 @@ func (q *queue) flush() {
 			q.flushLater(err)
 			return
 		}
-		q.newest = journal.SegmentOf(pos)
 		q.backlog = q.backlog[1:]
+		q.noted(&n, pos)
 		q.placed(pos, n.number)
 	}
 	q.backlog = nil
@@ -249,6 +290,10 @@ func (q *queue) last() uint64 {
 
 // placed notes where a record is, and returns its number.
 func (q *queue) placed(pos journal.Position, number uint64) uint64 {
+	if s := journal.SegmentOf(pos); s != q.newest {
+		q.newest, q.rotated = s, true
+		q.wakeLoader()
+	}
 	q.mu.Lock()
 	q.marks = append(q.marks, mark{number, pos})
 	q.mu.Unlock()

@@ -411,10 +411,11 @@ func (a *arrivals) check(t *testing.T, accepted []uint64) {
 	}
 }
 
-// childURL is the environment variable that makes the test binary a program that publishes; childDir is where its queue is, and childFirst its
-// first number.
+// childURL is the environment variable that makes the test binary a program that publishes or, with childRole, one that receives; childDir is
+// where its queue is, and childFirst its first number.
 const (
 	childURL   = "MAGPIE_CLIENT_CHILD_URL"
+	childRole  = "MAGPIE_CLIENT_CHILD_ROLE"
 	childDir   = "MAGPIE_CLIENT_CHILD_DIR"
 	childFirst = "MAGPIE_CLIENT_CHILD_FIRST"
 )
@@ -439,21 +440,8 @@ func publishForEver(url string) {
 
 // TestQueueKill: a program is killed at random moments while it publishes. Nothing that it had accepted is lost, nothing comes twice.
 func TestQueueKill(t *testing.T) {
-	b, err := broker.New(broker.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var served sync.WaitGroup
-	served.Go(func() { _ = b.Serve(context.Background(), ln) })
-	t.Cleanup(func() {
-		_ = b.Shutdown(context.Background())
-		served.Wait()
-	})
-	url, dir := "mqtt://"+ln.Addr().String(), filepath.Join(t.TempDir(), "queue")
+	url, _ := listeningBroker(t)
+	dir := filepath.Join(t.TempDir(), "queue")
 	book := newArrivals()
 	sub, err := Dial(t.Context(), url)
 	if err != nil {

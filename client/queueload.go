@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -40,7 +41,7 @@ func (q *queue) restore() error {
 			q.live[journal.SegmentOf(pos)]++
 			return nil
 		}
-		return q.apply(all, kind, b)
+		return q.apply(all, pos, kind, b)
 	})
 	if err != nil {
 		return err
@@ -50,11 +51,15 @@ func (q *queue) restore() error {
 }
 
 // apply takes a note. One about a message that is gone means nothing.
-func (q *queue) apply(all map[uint64]*kept, kind byte, b []byte) error {
-	if len(b) != noteSize || kind > recordDone {
+func (q *queue) apply(all map[uint64]*kept, pos journal.Position, kind byte, b []byte) error {
+	if len(b) != noteSize || kind > recordForgotten {
 		return fmt.Errorf("record of kind %d with %d bytes: the queue is of another version", kind, len(b))
 	}
 	position, id := binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint16(b[8:])
+	if kind >= recordHandled {
+		q.restoreOpen(pos, kind, id)
+		return nil
+	}
 	k := all[position]
 	if k == nil {
 		return nil
@@ -79,6 +84,7 @@ func (q *queue) apply(all map[uint64]*kept, kind byte, b []byte) error {
 // resume puts messages in flight and into the queue of the session, in their order.
 func (q *queue) resume(order []*kept) error {
 	s := q.client.session
+	s.in.Restore(slices.Collect(maps.Keys(q.open)))
 	s.out.Committed(allCommitted)
 	for _, k := range order {
 		switch {
@@ -141,7 +147,17 @@ func (q *queue) serve() {
 		case <-q.wake:
 			q.load()
 			q.writeAside()
+			q.tidy()
 		}
+	}
+}
+
+// tidy gives back what the log does not need any more.
+func (q *queue) tidy() {
+	q.client.session.mu.Lock()
+	defer q.client.session.mu.Unlock()
+	if q.rotated {
+		q.free()
 	}
 }
 

@@ -141,6 +141,7 @@ func (c *Conn) onAck(f mqtt.Frame) error {
 		return c.onPubrec(&a)
 	case mqtt.PUBREL:
 		code := s.in.Release(a.PacketID)
+		c.awaitDisk(s.released(a.PacketID))
 		c.appendAck(mqtt.Ack{Type: mqtt.PUBCOMP, PacketID: a.PacketID, Code: code}) // [MQTT-4.3.3-11]
 	case mqtt.PUBCOMP:
 		if s.out.Waits(a.PacketID) {
@@ -169,7 +170,7 @@ func (c *Conn) onPubrec(a *mqtt.Ack) error {
 		p.code = a.Code
 	}
 	if first && d.Position > 0 && s.keeper != nil {
-		c.after = s.keeper.received(d.Position, a.PacketID)
+		c.awaitDisk(s.keeper.received(d.Position, a.PacketID))
 	}
 	c.appendAck(mqtt.Ack{Type: mqtt.PUBREL, PacketID: a.PacketID, Code: reply}) // [MQTT-4.3.3-4]
 	return nil

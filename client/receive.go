@@ -72,15 +72,31 @@ func (d *Delivery) acknowledge() {
 	if r.holders--; r.holders > 0 {
 		return
 	}
-	d.conn.cfg.Session.settle(r)
+	s := d.conn.cfg.Session
+	if s.settle(r) && r.qos == mqtt.ExactlyOnce && s.keeper != nil {
+		s.keeper.handled(r.id)
+	}
 	r.via.acknowledge(r.slot)
 }
 
-// settle forgets a message that has an owner now.
-func (s *Session) settle(r *receipt) {
-	if s.unhandled[r.id] == r {
-		delete(s.unhandled, r.id)
+// settle forgets a message that has an owner now, and reports whether its handshake is open still.
+func (s *Session) settle(r *receipt) bool {
+	if s.unhandled[r.id] != r {
+		return false
 	}
+	delete(s.unhandled, r.id)
+	return true
+}
+
+// released takes the end of a handshake of QoS 2, and returns what has to be on the disk before PUBCOMP is written.
+func (s *Session) released(id uint16) (after uint64) {
+	if r := s.unhandled[id]; r != nil && r.qos == mqtt.ExactlyOnce {
+		delete(s.unhandled, id) // the server did not wait for PUBREC: the identifier is not this message's any more
+	}
+	if s.keeper == nil {
+		return 0
+	}
+	return s.keeper.released(id)
 }
 
 // deliveryBytes is what an entry of a mailbox counts besides its content.

@@ -47,6 +47,13 @@ type keeper interface {
 	// sent and received write down a step of QoS 2, and return what has to be on the disk before the packet that follows is written.
 	sent(position uint64, id uint16) (after uint64)
 	received(position uint64, id uint16) (after uint64)
+	// handled writes down that a message of QoS 2 from the server was handled, and handledAfter returns what has to be on the disk before PUBREC
+	// is written. released writes down that the server has released it.
+	handled(id uint16)
+	handledAfter(id uint16) uint64
+	released(id uint16) (after uint64)
+	// forgotten writes down that nothing was: the server has lost the session.
+	forgotten()
 	// safe waits until that is on the disk, without Session.mu; false says that it never will be.
 	safe(after uint64) bool
 	// load fetches messages that wait on the disk.
@@ -86,6 +93,7 @@ func (s *Session) forget() {
 		s.out = session.Outbound{}
 		return
 	}
+	s.keeper.forgotten()
 	var released []uint16
 	for id := range s.out.Released() {
 		released = append(released, id)

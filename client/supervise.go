@@ -272,7 +272,7 @@ func (c *Client) started(conn *Conn, kept bool) {
 	}
 	c.last.known, c.last.version, c.last.limits = true, conn.version, conn.sending
 	if c.queue != nil {
-		conn.after = c.queue.last()
+		conn.awaitDisk(c.queue.last())
 	}
 	c.subs.resume(conn, kept)
 }

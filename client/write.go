@@ -79,6 +79,9 @@ func (c *Conn) limitWrite() {
 	}
 }
 
+// awaitDisk keeps back what is written next until the disk has a note, holding mu.
+func (c *Conn) awaitDisk(after uint64) { c.after = max(c.after, after) }
+
 // appendAck appends an answer, holding mu.
 func (c *Conn) appendAck(a mqtt.Ack) {
 	before := len(c.out)
