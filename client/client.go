@@ -138,6 +138,9 @@ func (c *Client) configure() error {
 	case c.set.queueBytes < 0:
 		return errors.New("queue limit is negative")
 	}
+	if err := c.set.applyProxy(); err != nil {
+		return err
+	}
 	if name := c.set.replyTopic; name != "" {
 		if err := topic.ValidateName(name, topic.Limits{}); err != nil {
 			return fmt.Errorf("reply topic: %w", err)

@@ -3,12 +3,15 @@ package client
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"log/slog"
 	"net"
+	"net/url"
 	"time"
 
 	"github.com/magpiemq/magpie/internal/vfs"
 	"github.com/magpiemq/magpie/mqtt"
+	"github.com/magpiemq/magpie/transport"
 )
 
 // Option says how a [Client] works. Later options win over earlier ones.
@@ -21,6 +24,7 @@ type settings struct {
 	keep    bool // the session outlives the program
 	lazy    bool
 	fixed   bool // no Server Reference is followed
+	proxy   string
 	login   func(context.Context) (username string, password []byte, err error)
 	log     *slog.Logger
 
@@ -46,9 +50,9 @@ const (
 	defaultQueueBytes    = 1 << 30
 )
 
-func settingsOf(url string, opts []Option) *settings {
+func settingsOf(server string, opts []Option) *settings {
 	s := &settings{
-		servers: []string{url}, log: slog.New(slog.DiscardHandler),
+		servers: []string{server}, log: slog.New(slog.DiscardHandler),
 		backoffMin: defaultBackoffMin, backoffMax: defaultBackoffMax, queueFS: vfs.OS{}, queueSegment: queueSegment,
 		queueBytes: defaultQueueBytes,
 	}
@@ -56,6 +60,22 @@ func settingsOf(url string, opts []Option) *settings {
 		o(s)
 	}
 	return s
+}
+
+// applyProxy notes the proxy of WithProxy, and checks it or that of the configuration.
+func (s *settings) applyProxy() error {
+	t := &s.cfg.Transport
+	if s.proxy != "" {
+		u, err := url.Parse(s.proxy)
+		if err != nil {
+			return errors.New("the proxy's address is not a URL") // without its text: it may hold a password
+		}
+		t.Proxy, t.Direct = u, false
+	}
+	if t.Proxy == nil {
+		return nil
+	}
+	return transport.CheckProxy(t.Proxy)
 }
 
 // WithConfig sets everything about the connections at once, so it comes first. Session is the Client's own and must be nil; a Version
@@ -93,10 +113,25 @@ func WithKeepAlive(d time.Duration) Option { return func(s *settings) { s.cfg.Ke
 func WithTLS(t *tls.Config) Option { return func(s *settings) { s.cfg.Transport.TLS = t } }
 
 // WithDialer sets who opens the stream that the URL's scheme is spoken on: for a server in the same program, a tunnel, or a
-// test. No proxy is used then.
+// test. No proxy is used then but that of WithProxy, which it opens the stream to.
 func WithDialer(dial func(ctx context.Context, network, address string) (net.Conn, error)) Option {
 	return func(s *settings) { s.cfg.Transport.Dialer, s.cfg.Transport.Direct = dial, true }
 }
+
+// WithBroker connects to a broker of the same program, through memory: to [github.com/magpiemq/magpie/broker.Broker], or whatever else takes
+// connections. The URL counts for its user and password only.
+func WithBroker(b interface{ ServeConn(net.Conn) }) Option {
+	return WithDialer(func(context.Context, string, string) (net.Conn, error) {
+		near, far := net.Pipe()
+		b.ServeConn(far)
+		return near, nil
+	})
+}
+
+// WithProxy sets the proxy to go through: http, https (both with CONNECT) or socks5, user and password included, such as
+// "http://user:password@proxy:3128". Without it, the environment says, see [transport.DialConfig.Proxy]. A proxy that refuses is a
+// [transport.ProxyError].
+func WithProxy(proxy string) Option { return func(s *settings) { s.proxy = proxy } }
 
 // WithServers adds servers to try in this order after the first one.
 func WithServers(urls ...string) Option {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/magpiemq/magpie/mqtt"
+	"github.com/magpiemq/magpie/transport"
 )
 
 // mostReferences is how many Server References are followed in a row.
@@ -291,10 +292,12 @@ const (
 func severity(err error) int {
 	var answer *ServerError
 	var bad *ConfigError
-	if errors.As(err, &bad) {
+	switch {
+	case errors.As(err, &bad):
 		return hopeless
-	}
-	if !errors.As(err, &answer) {
+	case errors.Is(err, transport.ErrProxyLogin):
+		return slow
+	case !errors.As(err, &answer):
 		return passing
 	}
 	switch answer.Code {

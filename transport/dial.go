@@ -174,7 +174,7 @@ func (d *DialConfig) connect(ctx context.Context, t target) (net.Conn, error) {
 	}
 	conn, err := d.throughProxy(ctx, proxy, t.address)
 	if err != nil {
-		return nil, fmt.Errorf("proxy %s: %w", proxy.Redacted(), err)
+		return nil, &ProxyError{Proxy: proxy.Redacted(), Err: err}
 	}
 	return conn, nil
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -15,6 +16,20 @@ import (
 	"strings"
 )
 
+// ErrProxyLogin is the error of a proxy that wants a user and a password, or other ones.
+var ErrProxyLogin = errors.New("user or password refused")
+
+// ProxyError says why there is no connection through a proxy: it cannot be reached, or it refuses.
+type ProxyError struct {
+	Proxy string // its URL, without the password
+	Err   error
+}
+
+func (e *ProxyError) Error() string { return "proxy " + e.Proxy + ": " + e.Err.Error() }
+
+// Unwrap returns the reason.
+func (e *ProxyError) Unwrap() error { return e.Err }
+
 var defaultProxyPort = map[string]string{"http": "80", "https": "443", "socks5": "1080", "socks5h": "1080"}
 
 // proxy returns the proxy for t, nil for none.
@@ -23,7 +38,7 @@ func (d *DialConfig) proxy(t target) (*url.URL, error) {
 		if d.Direct {
 			return nil, nil
 		}
-		return d.Proxy, checkProxy(d.Proxy)
+		return d.Proxy, CheckProxy(d.Proxy)
 	}
 	value := proxySetting(t.network)
 	if value == "" || bypass(t.host, t.address, env("NO_PROXY")) {
@@ -36,10 +51,11 @@ func (d *DialConfig) proxy(t target) (*url.URL, error) {
 	if err != nil {
 		return nil, fmt.Errorf("proxy in the environment is not a URL") // without its text: it may hold a password
 	}
-	return u, checkProxy(u)
+	return u, CheckProxy(u)
 }
 
-func checkProxy(u *url.URL) error {
+// CheckProxy says what is wrong with the URL of a proxy that can never be used.
+func CheckProxy(u *url.URL) error {
 	if defaultProxyPort[u.Scheme] == "" {
 		return fmt.Errorf("proxy %s: unknown scheme %q: use http, https or socks5", u.Redacted(), u.Scheme)
 	}
@@ -155,8 +171,12 @@ func connectHTTP(conn net.Conn, proxy *url.URL, address string) error {
 	if err != nil {
 		return fmt.Errorf("reading the answer to CONNECT: %w", err)
 	}
-	if resp.StatusCode/100 != 2 {
-		return fmt.Errorf("no tunnel to %s: status %d %s", address, resp.StatusCode, http.StatusText(resp.StatusCode))
+	if resp.StatusCode/100 == 2 {
+		return nil
 	}
-	return nil
+	err = fmt.Errorf("no tunnel to %s: status %d %s", address, resp.StatusCode, http.StatusText(resp.StatusCode))
+	if resp.StatusCode == http.StatusProxyAuthRequired {
+		err = fmt.Errorf("%w: %w", err, ErrProxyLogin)
+	}
+	return err
 }

@@ -70,7 +70,7 @@ func authenticateSOCKS(conn io.ReadWriter, user *url.Userinfo) error {
 	case answer[1] == socksPassword && user != nil:
 		return sendSOCKSPassword(conn, user)
 	}
-	return errors.New("proxy wants a way that we do not know, or a user and password")
+	return fmt.Errorf("proxy wants a way that we do not know, or a user and password: %w", ErrProxyLogin)
 }
 
 func sendSOCKSPassword(conn io.ReadWriter, user *url.Userinfo) error {
@@ -86,7 +86,7 @@ func sendSOCKSPassword(conn io.ReadWriter, user *url.Userinfo) error {
 		return err
 	}
 	if answer[1] != 0 {
-		return errors.New("user or password refused")
+		return ErrProxyLogin
 	}
 	return nil
 }
