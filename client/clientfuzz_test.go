@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/magpiemq/magpie/internal/vfs"
 	"github.com/magpiemq/magpie/mqtt"
 )
 
@@ -27,15 +28,29 @@ func FuzzClient(f *testing.F) {
 	f.Add(byte(7), ack(mqtt.PUBREC, 5), ack(mqtt.PUBCOMP, 5), ack(mqtt.PUBREC, 5))
 	f.Add(byte(2), (&mqtt.Connack{Code: mqtt.UseAnotherServer, Props: moved}).Append(nil, mqtt.V5), []byte{0x20, 2, 0, 1}, []byte{})
 	f.Add(byte(8), (&mqtt.Disconnect{Code: mqtt.ServerMoved, Props: moved}).Append(nil, mqtt.V5), suback, suback)
+	f.Add(byte(7), limitedConnack(), limitedConnack(), []byte{0x20, 2, 0, 0})
+	f.Add(byte(0x38|withQueue), append(suback, publishBytes(mqtt.V5, 2, 3, 1)...), append(publishBytes(mqtt.V5, 2, 3, 1), ack(mqtt.PUBREL, 3)...), publishBytes(mqtt.V5, 2, 3, 1))
+	f.Add(byte(0x38|withQueue), ack(mqtt.PUBREC, 2), append(ack(mqtt.PUBREL, 2), ack(mqtt.PUBCOMP, 2)...), ack(mqtt.PUBREC, 1))
+	f.Add(byte(withV311), []byte{0x90, 3, 0, 1, 0x80}, publishBytes(mqtt.V311, 2, 3, 1), publishBytes(mqtt.V311, 1, 3, 1))
+	f.Add(byte(withV311|withQueue), []byte{0x40, 2, 0, 2}, []byte{0x50, 2, 0, 3}, []byte{0x70, 2, 0, 3})
 	f.Fuzz(func(t *testing.T, how byte, one, two, three []byte) {
 		synctest.Test(t, func(t *testing.T) { hostileServers(t, how, one, two, three) })
 	})
 }
 
+// What the client of hostileServers does besides.
+const (
+	withV311  = 1 << 6
+	withQueue = 1 << 7
+)
+
 // hostileServers plays a server for each of the first connections; after them nobody listens.
 func hostileServers(t *testing.T, how byte, sent ...[]byte) {
 	var mu sync.Mutex
-	n := 0
+	n, v := 0, mqtt.V5
+	if how&withV311 != 0 {
+		v = mqtt.V311
+	}
 	dial := func(context.Context, string, string) (net.Conn, error) {
 		mu.Lock()
 		defer mu.Unlock()
@@ -49,14 +64,21 @@ func hostileServers(t *testing.T, how byte, sent ...[]byte) {
 		go func() {
 			defer here.Close()
 			if accept {
-				_, _ = here.Write((&mqtt.Connack{SessionPresent: present}).Append(nil, mqtt.V5))
+				_, _ = here.Write((&mqtt.Connack{SessionPresent: present}).Append(nil, v))
 			}
 			_, _ = here.Write(bytes)
 		}()
 		return there, nil
 	}
-	c, err := Dial(t.Context(), "mqtt://a", WithLazyConnect(), WithDialer(dial), WithClientID("c"), WithSession(time.Hour),
-		WithConfig(Config{ClientID: "c", MaxPacketSize: 4096, InboxBytes: 2000, ReceiveMaximum: 5}), WithDialer(dial))
+	opts := []Option{WithConfig(Config{ClientID: "c", MaxPacketSize: 4096, InboxBytes: 2000, ReceiveMaximum: 5}), WithDialer(dial), WithLazyConnect(),
+		WithSession(time.Hour)}
+	if v == mqtt.V311 {
+		opts = append(opts, WithVersion(v))
+	}
+	if how&withQueue != 0 {
+		opts = append(opts, WithQueue("q"), on(vfs.NewMem()))
+	}
+	c, err := Dial(t.Context(), "mqtt://a", opts...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,4 +104,5 @@ func hostileServers(t *testing.T, how byte, sent ...[]byte) {
 	all.Wait()
 	_ = c.Close(ctx)
 	<-c.Done()
+	nothingLeft(t, c.session)
 }
