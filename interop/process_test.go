@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"go.uber.org/goleak"
 )
 
 // command is a program that is killed a little before go test gives up, so that it never outlives the tests.
@@ -100,6 +102,10 @@ func TestMain(m *testing.M) {
 	code := m.Run()
 	for _, end := range ends {
 		end()
+	}
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
 	}
 	os.Exit(code)
 }
