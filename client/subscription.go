@@ -242,7 +242,7 @@ func (t *subscriptions) resume(conn *Conn, kept bool) {
 			t.unsubscribe(conn, filter)
 		}
 	}
-	for _, w := range t.order {
+	for _, w := range slices.Clone(t.order) { // one that this server does not take is dropped
 		w.waiting = false
 		if kept && w.settled && w.on != nil {
 			w.on = conn

@@ -276,6 +276,43 @@ func TestNarrowerServer(t *testing.T) {
 	})
 }
 
+// TestNarrowerServerSubscriptions: subscriptions that the next server does not take end, the others are made again.
+func TestNarrowerServerSubscriptions(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c, s, p := dialed(t, mqtt.V5, mqtt.Connack{})
+		subs := make(map[string]*Subscription)
+		for _, filter := range []string{"a/#", "b", "$share/g/c", "d/+", "e"} {
+			made := result(func() *Subscription {
+				sub, err := c.Subscribe(t.Context(), filter, func(*Delivery) {})
+				if err != nil {
+					t.Error(err)
+				}
+				return sub
+			})
+			p.suback(p.subscribe().PacketID, mqtt.GrantedQoS1)
+			subs[filter] = <-made
+		}
+		_ = p.nc.Close()
+		p, _ = s.accept(mqtt.Connack{Props: mqtt.Properties(nil).WithInt(mqtt.WildcardSubscriptionAvailable, 0).WithInt(mqtt.SharedSubscriptionAvailable, 0)})
+		for _, want := range []string{"b", "e"} {
+			sub := p.subscribe()
+			if got := sub.Subscriptions[0].Filter; got != want {
+				t.Errorf("subscribed again to %q, want %q", got, want)
+			}
+			p.suback(sub.PacketID, mqtt.GrantedQoS1)
+		}
+		for filter, want := range map[string]error{
+			"a/#": mqtt.WildcardSubscriptionsNotSupported, "d/+": mqtt.WildcardSubscriptionsNotSupported,
+			"$share/g/c": mqtt.SharedSubscriptionsNotSupported, "b": nil, "e": nil,
+		} {
+			if err := subs[filter].Err(); !errors.Is(err, want) {
+				t.Errorf("%s: %v, want %v", filter, err, want)
+			}
+		}
+		closeClient(t, c, p)
+	})
+}
+
 // TestPoison: a message at which the server closes again and again is given up in the end, and those behind it go on.
 func TestPoison(t *testing.T) {
 	bubble(t, func(t *testing.T) {
