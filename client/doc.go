@@ -26,9 +26,21 @@
 // is given its messages in the order of their arrival. Repetitions, which QoS 1 allows, may come between; what comes for the first
 // time is in order. Acknowledgements are sent in the order of the messages [MQTT-4.6.0-2].
 //
-// QoS 2 arrives exactly once as long as the server keeps its half of the session. When it has lost that, messages without PUBREC are sent
-// again as new ones: nothing is lost, and what the server had already passed on comes twice. When this program ends, what it knew about
-// messages on their way here ends, too: one that was being handled comes again if the session is kept.
+// # Exactly once
+//
+// QoS 2 arrives exactly once as long as both sides keep their half of the session.
+//
+// To the server: when it has lost its half, messages without PUBREC are sent again as new ones: nothing is lost, and what the server had
+// already passed on comes twice. Those with PUBREC are not sent again. When this program ends, what it had not delivered ends, too, unless
+// [WithQueue] keeps it.
+//
+// From the server: PUBREC is sent when the handlers of a message have returned (with [ManualAck], when it is acknowledged), so a message whose
+// handler does not get to its end comes again. Without WithQueue a message that was handled comes again, too, when the program ends before the
+// server has heard so. With it, and with [WithSession], the end of the handlers is written to the log, and PUBREC does not leave before that
+// is on the disk; a message of which the log says so is acknowledged, not handled, when it comes again. What remains is the time between
+// the handler's return and that record, some milliseconds: a program that is killed, or a machine that loses power, in it handles the
+// message once more. A handler whose effect must not happen twice even then records it together with something that the message itself
+// says. Messages of QoS 1 are not recorded: they may be repeated anyway.
 //
 // # What a new connection does
 //
@@ -36,6 +48,9 @@
 // fit together, and only subscriptions without an answer are asked for again. If not, all are made again, before anything is published. Then
 // PUBRELs and messages without an answer are sent again in their order, then what has waited. What still waits for handlers
 // is not fetched a second time if the server repeats it: the acknowledgement goes out on the new connection when the handler is done.
+//
+// A client of MQTT 3 without WithSession has a new session with each connection: its own messages are kept and sent again, its
+// subscriptions are made again, and what others publish while the link is down does not reach it.
 //
 // A session that outlives the program has messages before anybody has subscribed. Those wait, for 10 s from the first connection on, for a
 // subscription that takes them; what nobody takes goes to [Config.Handler], or is acknowledged and counted.

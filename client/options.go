@@ -142,8 +142,11 @@ func WithServers(urls ...string) Option {
 func WithoutServerReference() Option { return func(s *settings) { s.fixed = true } }
 
 // WithSession continues the session of the client id and leaves it to the server at the end, for that long: what is published meanwhile
-// arrives at the next start. Without it the session begins and ends with the client. MQTT 3 keeps such a session for ever,
-// and has sessions that outlive a connection only this way. It needs [WithClientID].
+// arrives at the next start. It needs [WithClientID]. Without it the session begins and ends with the client.
+//
+// MQTT 3 knows sessions that last for ever or as long as the connection, and nothing between. With this option it is the former, whatever
+// the expiry. Without it each connection of MQTT 3 starts anew: what others publish while the link is down is lost to this client, and a
+// message of QoS 2 at which the link broke may arrive twice.
 func WithSession(expiry time.Duration) Option {
 	return func(s *settings) { s.keep, s.cfg.SessionExpiry = true, expiry }
 }
@@ -189,7 +192,10 @@ func WithReplyTopic(name string) Option { return func(s *settings) { s.replyTopi
 
 // WithQueue keeps messages of QoS 1 and 2 in a folder from Publish until the server has acknowledged them, so that they
 // survive the end of the program. They are sent in their order by the next client with this folder, which must have the same client
-// id and, for QoS 2 to arrive exactly once, [WithSession]. One process at a time has the folder.
+// id and, for QoS 2 to arrive exactly once, [WithSession]. One process at a time has the folder, until [Client.Done].
+//
+// It also remembers which messages of QoS 2 from the server were handled, so that after a crash they are not handled again; the package's
+// documentation says what is promised. Each of them costs two records of a few bytes, and waits for the disk.
 func WithQueue(dir string) Option { return func(s *settings) { s.queueDir = dir } }
 
 // WithQueueLimit sets how many bytes of messages may wait in the queue before Publish blocks. Zero means 1 GiB.
@@ -231,7 +237,7 @@ type QoS mqtt.QoS
 const (
 	AtMostOnce  = QoS(mqtt.AtMostOnce)
 	AtLeastOnce = QoS(mqtt.AtLeastOnce)
-	ExactlyOnce = QoS(mqtt.ExactlyOnce)
+	ExactlyOnce = QoS(mqtt.ExactlyOnce) // unless a side loses the session: then it is AtLeastOnce for what was on its way
 )
 
 func (q QoS) ofPublish(o outgoing) outgoing {

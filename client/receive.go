@@ -54,7 +54,8 @@ func (d *Delivery) Keep() *Delivery {
 
 // Acknowledge acknowledges the message now: for a handler that will close the connection before it returns, and for a subscription
 // with [ManualAck], where it may be called later and by any goroutine. Otherwise the handler's return does the same. Answers
-// are sent in the order of the messages, so an earlier one that is not acknowledged keeps this one back.
+// are sent in the order of the messages, so an earlier one that is not acknowledged keeps this one back. After the end of the client
+// it does nothing: the server sends the message again.
 func (d *Delivery) Acknowledge() {
 	mu := &d.conn.cfg.Session.mu
 	mu.Lock()
