@@ -8,7 +8,7 @@ import (
 	"github.com/magpiemq/magpie/mqtt"
 )
 
-// Exchange is the client's side of an Authentication Method (§4.12). Its methods are called one at a time: by Dial while it
+// Exchange is the client's side of an Authentication Method (§4.12), for one client. Its methods are called one at a time: while it
 // connects, later by the connection's reader, which they must not block; Start also by Reauthenticate. What they are given
 // borrows from the read buffer.
 type Exchange interface {
@@ -49,6 +49,7 @@ func (c *Conn) startReauth(r *request) error {
 		return err
 	}
 	data, err := c.cfg.Exchange.Start()
+	c.starting.Done()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.reauth != r { // the connection has ended
@@ -75,6 +76,7 @@ func (c *Conn) setReauth(r *request) error {
 		return errors.New("another one is under way")
 	}
 	c.reauth = r
+	c.starting.Add(1)
 	return nil
 }
 

@@ -2,8 +2,12 @@ package client
 
 import (
 	"errors"
+	"io"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/magpiemq/magpie/mqtt"
 )
@@ -129,6 +133,53 @@ func TestReauthenticationFails(t *testing.T) {
 			})
 		})
 	}
+}
+
+// slowStart is an exchange whose beginnings take a second, and must not overlap.
+type slowStart struct {
+	echo
+	t    *testing.T
+	busy atomic.Bool
+}
+
+func (x *slowStart) Start() ([]byte, error) {
+	if x.busy.Swap(true) {
+		x.t.Error("begun twice at a time")
+	}
+	defer x.busy.Store(false)
+	time.Sleep(time.Second) // in the bubble
+	return x.echo.Start()
+}
+
+// TestReauthenticateWhileLinkBreaks: the next connection begins its exchange when that of the last one has begun.
+func TestReauthenticateWhileLinkBreaks(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newServers(t, mqtt.V5)
+		peers := make(chan *peer)
+		go func() {
+			for p := range s.peers {
+				p.login(mqtt.Connack{Props: method("ECHO", "bye")})
+				peers <- p
+			}
+		}()
+		c, err := Dial(t.Context(), "mqtt://server", WithDialer(s.dial), WithLazyConnect(), WithExchange(&slowStart{t: t}),
+			WithBackoff(time.Millisecond, time.Millisecond))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := <-peers
+		if err := c.Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		again := result(func() error { return c.Reauthenticate(t.Context()) })
+		synctest.Wait()
+		_ = p.nc.Close()
+		if err := <-again; !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Error(err)
+		}
+		closeClient(t, c, <-peers)
+		close(s.peers)
+	})
 }
 
 func TestReauthenticateNeedsExchange(t *testing.T) {

@@ -48,6 +48,8 @@ type Conn struct {
 	closed chan struct{} // closed when the stream is
 	done   chan struct{} // closed when the handler has returned, too
 
+	starting sync.WaitGroup // the Exchange is being asked to begin again: it cannot serve the next connection yet
+
 	mu         *sync.Mutex // Session.mu: guards all below
 	err        error       // why the connection is over
 	cut        bool        // at the end, write nothing more
@@ -127,6 +129,7 @@ func (c *Conn) run() {
 	_ = c.nc.Close()
 	close(c.closed)
 	handler.Wait()
+	c.starting.Wait()
 	c.cfg.Session.inUse.Store(false)
 	close(c.done)
 }

@@ -190,19 +190,19 @@ func TestCuts(t *testing.T) {
 			t.Parallel()
 			dial := startBroker(t, broker.Config{})
 			link := newLink(t, dial, 5000)
-			exchange(t, link, "mqtt://broker", nil, WithDialer(link.connect), WithVersion(v))
+			exchange(t, link, "mqtt://broker", nil, func() []Option { return []Option{WithDialer(link.connect), WithVersion(v)} })
 		})
 	}
 }
 
 // exchange lets two clients send each other messages until their link has had its cuts, and what was sent last has come. At the end they do
 // something else, if it is not nil.
-func exchange(t *testing.T, link *badLink, url string, atEnd func([2]*Client), opts ...Option) {
+func exchange(t *testing.T, link *badLink, url string, atEnd func([2]*Client), opts func() []Option) {
 	t.Helper()
 	var clients [2]*Client
 	for i := range clients {
 		c, err := Dial(t.Context(), url, append([]Option{WithLazyConnect(), WithClientID(fmt.Sprint(t.Name(), i)), WithSession(time.Hour),
-			WithBackoff(time.Microsecond, 20*time.Microsecond)}, opts...)...)
+			WithBackoff(time.Microsecond, 20*time.Microsecond)}, opts()...)...)
 		if err != nil {
 			t.Fatal(err)
 		}

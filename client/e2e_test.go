@@ -171,7 +171,6 @@ func issue(t *testing.T, c *x509.Certificate, by *tls.Certificate) tls.Certifica
 func TestEverySchemeAndProxy(t *testing.T) {
 	s := newSite(t)
 	plain := WithLogin(plainUser, "secret")
-	scram := WithExchange(Scram(scramUser, scramSecret))
 	trust, show := WithTLS(s.trusting), WithTLS(s.known)
 	tunnel, closed := startProxy(t, connectProxy(""), ""), startProxy(t, connectProxy("user:pass word"), "user:pass word")
 	socks, closedSocks := startProxy(t, socksProxy(""), ""), startProxy(t, socksProxy("user:pass word"), "user:pass word")
@@ -181,7 +180,7 @@ func TestEverySchemeAndProxy(t *testing.T) {
 		user  string // that the broker must see
 		proxy *proxy
 		opts  []Option
-		v5    bool // MQTT 5.0 only
+		scram bool // MQTT 5.0 only
 	}{
 		{name: "mqtt", at: "mqtt", user: plainUser, opts: []Option{plain}},
 		{name: "mqtts", at: "mqtts", user: plainUser, opts: []Option{plain, trust}},
@@ -190,8 +189,8 @@ func TestEverySchemeAndProxy(t *testing.T) {
 		{name: "unix", at: "unix", user: plainUser, opts: []Option{plain}},
 		{name: "same program", user: plainUser, opts: []Option{plain}},
 		{name: "client certificate", at: "mutual", user: "bin-7", opts: []Option{show}},
-		{name: "SCRAM", at: "mqtt", user: scramUser, opts: []Option{scram}, v5: true},
-		{name: "SCRAM over wss", at: "wss", user: scramUser, opts: []Option{scram, trust}, v5: true},
+		{name: "SCRAM", at: "mqtt", user: scramUser, scram: true},
+		{name: "SCRAM over wss", at: "wss", user: scramUser, opts: []Option{trust}, scram: true},
 		{name: "mqtt by CONNECT", at: "mqtt", user: plainUser, proxy: tunnel, opts: []Option{plain}},
 		{name: "mqtts by CONNECT with a password", at: "mqtts", user: plainUser, proxy: closed, opts: []Option{plain, trust}},
 		{name: "wss by CONNECT", at: "wss", user: plainUser, proxy: tunnel, opts: []Option{plain, trust}},
@@ -200,7 +199,7 @@ func TestEverySchemeAndProxy(t *testing.T) {
 		{name: "client certificate by SOCKS5", at: "mutual", user: "bin-7", proxy: socks, opts: []Option{show}},
 	} {
 		for _, v := range []mqtt.Version{mqtt.V311, mqtt.V5} {
-			if w.v5 && v != mqtt.V5 {
+			if w.scram && v != mqtt.V5 {
 				continue
 			}
 			t.Run(w.name+"/"+v.String(), func(t *testing.T) {
@@ -213,16 +212,22 @@ func TestEverySchemeAndProxy(t *testing.T) {
 					link.dial, url = inside.cfg.Transport.Dialer, "mqtt://here"
 				}
 				opts := append([]Option{WithDialer(link.connect), WithVersion(v)}, w.opts...)
+				each := func() []Option {
+					if !w.scram {
+						return opts
+					}
+					return append(opts[:len(opts):len(opts)], WithExchange(Scram(scramUser, scramSecret)))
+				}
 				before := 0
 				if w.proxy != nil {
 					opts = append(opts, WithProxy(w.proxy.url))
 					before = w.proxy.tunnels()
 				}
 				exchange(t, link, url, func(clients [2]*Client) {
-					if w.v5 {
+					if w.scram {
 						reauthenticate(t, clients)
 					}
-				}, opts...)
+				}, each)
 				if !s.had(w.at, w.user) {
 					t.Errorf("nobody was seen as %q at %q", w.user, w.at)
 				}

@@ -100,7 +100,7 @@ func WithLoginFunc(f func(context.Context) (username string, password []byte, er
 	return func(s *settings) { s.login = f }
 }
 
-// WithExchange logs in by enhanced authentication, see [Scram].
+// WithExchange logs in by enhanced authentication, see [Scram]. The exchange is this client's alone.
 func WithExchange(x Exchange) Option { return func(s *settings) { s.cfg.Exchange = x } }
 
 // WithWill sets what the server publishes if a connection ends abnormally.

@@ -96,8 +96,11 @@ func TestQueueNotHandled(t *testing.T) {
 	l.expect("a")
 	_ = p.nc.Close()
 	l.fs = l.fs.Crash(1)
+	if err := l.c.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
 	close(l.gate)
-	closeNow(t, l.c)
+	<-l.c.Done()
 	p = l.begin(true)
 	p.sendPublish(inbound(1, "a", true))
 	p.sendPublish(inbound(2, "b", true))
@@ -355,9 +358,9 @@ func TestQueuePowerLossOfReceiver(t *testing.T) {
 	book := &onceBook{wire: wire, seen: make(map[uint64]bool), came: make(chan struct{}, 1)}
 	next := uint64(1)
 	for range 300 {
+		heard := 100 + r.IntN(1<<(4+r.IntN(8)))
 		p := &power{dial: func(ctx context.Context, network, address string) (net.Conn, error) {
 			nc, err := dial(ctx, network, address)
-			heard := 100 + r.IntN(1<<(4+r.IntN(8)))
 			return &lastWords{Conn: nc, in: ear{told: wire}, out: ear{told: wire}, heard: heard}, err
 		}}
 		c := receiveWith(t, p.connect, fs, book)
