@@ -203,7 +203,10 @@ func (l *loop) scan(a *arrival, flags byte, body []byte, left int) error {
 		}
 	}
 	if l.version == mqtt.V5 {
-		at = skipProperties(body, at)
+		var whole bool
+		if at, whole = skipProperties(body, at); !whole && left > 0 {
+			return errShort
+		}
 	}
 	size := len(body) + left - at // of the payload
 	switch {
@@ -219,20 +222,20 @@ func (l *loop) scan(a *arrival, flags byte, body []byte, left int) error {
 	return nil
 }
 
-// skipProperties returns the place behind the properties at a place of b. It is beyond every packet when their length is not there
-// or is none.
-func skipProperties(b []byte, at int) int {
+// skipProperties returns the place behind the properties at a place of b. It is beyond every packet when their length is none, or is not
+// there as a whole.
+func skipProperties(b []byte, at int) (next int, whole bool) {
 	n := 0
 	for i := range 4 {
 		if at+i >= len(b) {
-			break
+			return mqtt.MaxPacket + 1, false
 		}
 		n |= int(b[at+i]&127) << (7 * i)
 		if b[at+i] < 128 {
-			return at + i + 1 + n
+			return at + i + 1 + n, true
 		}
 	}
-	return mqtt.MaxPacket + 1
+	return mqtt.MaxPacket + 1, true
 }
 
 // Errors of what a broker has sent.
