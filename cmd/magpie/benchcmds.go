@@ -22,7 +22,9 @@ type benchConnCmd struct {
 
 // Help is shown by kong below the flags.
 func (*benchConnCmd) Help() string {
-	return "Examples:\n\n  magpie bench conn -n 10000 --hold 1m --pid $(pidof mosquitto)\n  magpie bench conn -n 5000 --rate 500 --subscribe 'bins/{n}/#'"
+	return examples(
+		"magpie bench conn -n 10000 --hold 1m --pid $(pidof mosquitto)", "ten thousand at once, and what each costs the broker",
+		"magpie bench conn -n 5000 --rate 500 --subscribe 'bins/{n}/#'", "500 a second, each with a subscription")
 }
 
 // Run opens the connections.
@@ -107,7 +109,9 @@ type benchPubCmd struct {
 
 // Help is shown by kong below the flags.
 func (*benchPubCmd) Help() string {
-	return "Examples:\n\n  magpie bench pub -n 100 -q 1 --rate 20000 -t 'bins/{n}/level'\n  magpie bench pub --count 1000000"
+	return examples(
+		"magpie bench pub -n 100 -q 1 --rate 20000 -t 'bins/{n}/level'", "20,000 messages a second from a hundred clients",
+		"magpie bench pub --count 1000000", "a million, as fast as the broker takes them")
 }
 
 // Run publishes.
@@ -136,8 +140,8 @@ type benchSubCmd struct {
 
 // Help is shown by kong below the flags.
 func (*benchSubCmd) Help() string {
-	return "Example:\n\n  magpie bench sub -n 10 -t '$share/g/bins/#' --duration 1m\n\n" +
-		"Of messages that magpie bench pub has published on the same machine it tells the latency, and which are lost, came twice or out of order."
+	return examples("magpie bench sub -n 10 -t '$share/g/bins/#' --duration 1m", "ten workers of one group, for a minute") +
+		"\nOf messages that magpie bench pub has published on the same machine it tells the latency, and which are lost, came twice or out of order."
 }
 
 // Run receives.
@@ -168,8 +172,10 @@ type benchE2ECmd struct {
 
 // Help is shown by kong below the flags.
 func (*benchE2ECmd) Help() string {
-	return "Examples:\n\n  magpie bench e2e --scenario pairs -q 1 --pid $(pidof mosquitto)\n  magpie bench e2e --scenario fan-out --subs 50 --rate 1000 --json\n\n" +
-		"Each run has topics of its own. The exit code is 1 when connections fail or an acknowledged message does not come."
+	return examples(
+		"magpie bench e2e --scenario pairs -q 1 --pid $(pidof mosquitto)", "a hundred pairs flat out, and what a message costs the broker",
+		"magpie bench e2e --scenario fan-out --subs 50 --rate 1000 --json", "one publisher and fifty subscribers, for a program") +
+		"\nEach run has topics of its own. The exit code is 1 when connections fail or an acknowledged message does not come."
 }
 
 // benchScenario is what a name stands for.

@@ -184,7 +184,7 @@ func (s *server) startBroker() error {
 		Limits: limits, Listeners: listenerConfigs(s.cfg), Logger: s.log, SysInterval: s.cfg.Interval(),
 		Version: "magpie " + versionString(), CheckPayloadFormat: s.cfg.CheckPayloadFormat, StrictClientIDs: s.cfg.StrictClientIDs,
 		ResponsePrefix: s.cfg.ResponsePrefix, DollarTopics: s.cfg.DollarTopics,
-		IO: s.cfg.IO.Broker(), Loops: s.cfg.IO.Loops, Pace: time.Duration(s.cfg.IO.Pace),
+		IO: s.cfg.IO.Broker(), Loops: int(s.cfg.IO.Loops), Pace: time.Duration(s.cfg.IO.Pace),
 	})
 	switch {
 	case err != nil && s.store != nil:

@@ -219,7 +219,7 @@ type Limits struct {
 type IO struct {
 	Pos   Pos      `yaml:"-"`
 	Core  string   `yaml:"core" enum:"auto,reactor,goroutine" def:"auto" doc:"reactor: few loops serve all plain TCP and Unix connections, which costs the least (Linux only). goroutine: each connection has one, as connections with TLS or WebSocket always have. auto: reactor where it works."`
-	Loops int      `yaml:"loops" min:"1" max:"1024" def:"one for each processor" doc:"How many loops there are at most. One serves, while it keeps up; the others help when it does not."`
+	Loops Count    `yaml:"loops" max:"1024" def:"one for each processor" doc:"How many loops there are at most. One serves, while it keeps up; the others help when it does not."`
 	Pace  Duration `yaml:"pace" word:"never" def:"250us" doc:"How long a loop waits for more when several clients have sent something at the same time, so that all of it is written together: less work, and that much more delay. never: no longer than it must."`
 }
 
