@@ -2,7 +2,6 @@ package loadgen
 
 import (
 	"context"
-	"maps"
 	"time"
 )
 
@@ -307,7 +306,7 @@ func (d *director) show(c counters) {
 func (d *director) reasons(of func(*loop) map[string]int) map[string]int {
 	all := make(map[string]int)
 	d.each(func(l *loop) {
-		for reason, n := range maps.All(of(l)) {
+		for reason, n := range of(l) {
 			all[reason] += n
 		}
 	})
