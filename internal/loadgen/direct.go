@@ -9,6 +9,7 @@ import (
 type marks struct {
 	connectFrom, connectUntil int64
 	from, until               int64 // the measured time
+	stopped                   int64 // when it was noticed that it is over
 	before, after             counters
 	waited                    int64 // of all loops, in the measured time
 	ownBefore, ownAfter       time.Duration
@@ -240,7 +241,9 @@ func (d *director) measure() {
 	d.ownBefore = ownTime()
 	d.from = now()
 	d.each(func(l *loop) {
-		l.from = d.from
+		if d.plan.Publishers > 0 { // else others have begun whenever they liked
+			l.from = d.from
+		}
 		d.before.add(&l.counters)
 		d.waited -= l.waited
 	})
@@ -256,7 +259,7 @@ func (d *director) endMeasure() {
 		d.after.add(&l.counters)
 		d.waited += l.waited
 	})
-	d.until = at
+	d.until, d.stopped = at, at
 	if d.plan.Count > 0 && d.after.lastSeen > d.from && d.complete(d.after) {
 		d.until = d.after.lastSeen
 	}

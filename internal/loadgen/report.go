@@ -92,13 +92,14 @@ func (d *director) report() *Report {
 		acks.merge(&l.acks)
 	})
 	r.Latency, r.Ack = latency.latency(), acks.latency()
-	r.Generator.Busy = 1 - float64(d.waited)/1e9/seconds/float64(d.plan.Loops)
-	r.Generator.CPU = (d.ownAfter - d.ownBefore).Seconds() / seconds
+	whole := max(float64(d.stopped-d.from)/1e9, 1e-9)
+	r.Generator.Busy = max(0, 1-float64(d.waited)/1e9/whole/float64(d.plan.Loops))
+	r.Generator.CPU = (d.ownAfter - d.ownBefore).Seconds() / whole
 	if !d.plan.raw() { // the loops leave most of the work to others
 		r.Generator.Busy = max(r.Generator.Busy, r.Generator.CPU/float64(runtime.GOMAXPROCS(0)))
 	}
 	r.Generator.Limit = r.Generator.Busy >= busyLimit
-	r.Broker = d.broker.usage(seconds, after.delivered()-before.delivered(), r.Connections.Connected)
+	r.Broker = d.broker.usage(whole, after.delivered()-before.delivered(), r.Connections.Connected)
 	return r
 }
 

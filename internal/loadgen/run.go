@@ -110,6 +110,9 @@ func (d *director) makeLoops() error {
 			run: d.run, commands: make(chan func(), 1), failures: make(map[string]int), drops: make(map[string]int),
 			left: math.MaxInt64, from: math.MaxInt64, until: math.MaxInt64, keepAlive: int64(p.KeepAlive),
 		}
+		if p.Publishers == 0 {
+			l.from = 0
+		}
 		l.connecting.rate = p.ConnectRate / float64(p.Loops)
 		l.connecting.parallel = max(1, p.Parallel/p.Loops)
 		d.loops = append(d.loops, l)

@@ -67,6 +67,9 @@ func (l *loop) release(s *subscriber, id uint16) {
 
 // message judges a message.
 func (l *loop) message(s *subscriber, a *arrival) {
+	if l.leaving {
+		return // what removes the retained ones
+	}
 	if !a.ours || l.relation == own && int(a.stamp.pub) != s.conn.number {
 		l.foreign++
 		l.lastSeen = l.now
