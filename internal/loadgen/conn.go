@@ -94,6 +94,7 @@ var errTooLarge = fmt.Errorf("%w: more than %d bytes", mqtt.PacketTooLarge, read
 // received takes what was read from a connection, and returns how many bytes it has used; the rest is the beginning of a packet.
 func (l *loop) received(c *conn, b []byte) (used int) {
 	l.now = now()
+	l.lastMoved = l.now
 	used = l.pass(c, b)
 	for used < len(b) && c.state != closed {
 		if n := l.publishes(c, b[used:]); n > 0 {

@@ -69,6 +69,7 @@ func (c *counters) add(o *counters) {
 	c.bytesIn += o.bytesIn
 	c.bytesOut += o.bytesOut
 	c.lastSeen = max(c.lastSeen, o.lastSeen)
+	c.lastMoved = max(c.lastMoved, o.lastMoved)
 }
 
 // await looks until done reports true, the time is over (if it is not negative), or the run is interrupted.
@@ -223,7 +224,7 @@ func (d *director) complete(c counters) bool {
 // settled reports whether nothing is on its way any more, or nothing came for so long that the rest will not come.
 func (d *director) settled(c counters, since int64) bool {
 	all := c.unique >= c.expected && (d.qos == 0 || c.acked+c.refused >= c.sent)
-	return all || now()-max(c.lastSeen, since) > int64(d.plan.Drain)
+	return all || now()-max(c.lastMoved, since) > int64(d.plan.Drain)
 }
 
 // alive reports whether there is somebody left whom the load is for.

@@ -51,6 +51,7 @@ type counters struct {
 	unique, duplicated, outOfOrder, foreign, stalls uint64
 	bytesIn, bytesOut                               uint64
 	lastSeen                                        int64 // when a message or an acknowledgement came last
+	lastMoved                                       int64 // when bytes went or came last: large messages take their time
 }
 
 // serve is the goroutine of the loop.
@@ -161,7 +162,10 @@ func (l *loop) flush(c *conn) {
 	}
 	before := c.backlog()
 	err := l.poller.flush(c)
-	l.bytesOut += uint64(before - c.backlog())
+	if n := before - c.backlog(); n > 0 {
+		l.bytesOut += uint64(n)
+		l.lastMoved = l.now
+	}
 	if err != nil {
 		l.end(c, err)
 	}
@@ -170,6 +174,7 @@ func (l *loop) flush(c *conn) {
 // writable is told when a socket that was full has room again.
 func (l *loop) writable(c *conn) {
 	c.blocked = false
+	l.lastMoved = l.now
 	l.flush(c)
 	if c.pub != nil && !c.blocked {
 		l.queue(c.pub.lane)
