@@ -514,7 +514,7 @@ func TestQueueKillReceiver(t *testing.T) {
 		receiveAndDie(t, through, dir, book, rand.IntN(50))
 		through.close()
 	}
-	through := newWire(t, address, wire, 1<<40)
+	through := newWire(t, address, wire, 1<<30)
 	for !book.complete(next) && !t.Failed() {
 		receiveAndDie(t, through, dir, book, int(next)-2-len(book.seen))
 	}
