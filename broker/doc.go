@@ -11,10 +11,11 @@
 // in that order: read.go, inbound.go, route.go, outbound.go, write.go. None of them knows a transport: [conn.process]
 // takes bytes wherever they came from.
 //
-// One goroutine reads a connection. What it read at once is one [turn]: all packets in it are processed, what they cause
-// is appended to the outboxes of other connections, and each of those is written once when the turn ends. Whoever appends
-// first to an empty outbox puts that connection on its turn's list and owns the flush. A write never waits: what the
-// socket does not take at once is left to a goroutine that lives until the outbox is empty.
+// On Linux a loop reads all plain sockets that are ready, see loop.go; a connection with TLS or WebSocket, or elsewhere, has a goroutine
+// that reads it. Either way, what was read together is one [turn]: all packets in it are processed, what they cause is appended to the
+// outboxes of other connections (outbox.go), and each of those is written once when the turn ends. Whoever appends first to an empty
+// outbox puts that connection on its turn's list and owns the flush. A write never waits: what the socket does not take at once is
+// written when the loop hears that there is room, or by a goroutine that lives until the outbox is empty.
 //
 // # Locks
 //

@@ -267,6 +267,7 @@ func (l *loop) lead() {
 
 // turn waits for events as long as most says, serves those connections, and returns how many there were and how long both took.
 func (l *loop) turn(most time.Duration) (n int, waited, took time.Duration) {
+	l.awaitStore()
 	if len(l.again) > 0 {
 		most = 0
 	}
@@ -293,6 +294,14 @@ func (l *loop) turn(most time.Duration) (n int, waited, took time.Duration) {
 	waited = began.Sub(l.ended)
 	l.ended = time.Now()
 	return n, waited, l.ended.Sub(began)
+}
+
+// awaitStore waits while the store has more to write than it can, so that publishers take the pace of the disk: all of them would have to
+// wait, so nobody is read for a moment.
+func (l *loop) awaitStore() {
+	for s := l.broker.store; s != nil && s.Busy() && !l.over.Load(); {
+		l.poll.Pause(time.Millisecond)
+	}
 }
 
 // event tells a connection what has happened to its socket.
