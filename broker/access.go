@@ -108,10 +108,7 @@ func (b *Broker) reauthorize(s *Session) {
 		return // no client has reached it yet, so that nobody knows what it may do; or nobody is there to ask
 	}
 	s.mu.Lock()
-	subs := make([]*subscription, 0, len(s.subs))
-	for _, sub := range s.subs {
-		subs = append(subs, sub)
-	}
+	subs := slices.Collect(s.subs.all())
 	waiting := make(map[string]bool) // whether a topic may not be read
 	for d := range s.out.All() {
 		waiting[d.Message.Topic] = false
@@ -136,18 +133,18 @@ func (b *Broker) reviewSubscription(s *Session, info *ClientInfo, sub *subscript
 	updated.covered = !denied && b.coversRead(info, sub.filter)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.subs[sub.Filter] != sub {
+	if s.subs.get(sub.Filter) != sub {
 		return
 	}
 	if denied {
-		delete(s.subs, sub.Filter)
+		s.subs.delete(sub.Filter)
 		s.noteSession(store.Record{Kind: store.Unsubscribed, Subscription: mqtt.Subscription{Filter: sub.Filter}})
 		b.removeSubscription(sub)
 		s.cancelReplay(sub)
 		return
 	}
 	if updated.covered != sub.covered {
-		s.subs[sub.Filter] = &updated
+		s.subs.set(&updated)
 		b.addSubscription(&updated, sub)
 		for _, r := range s.replays {
 			if r.sub == sub {

@@ -54,7 +54,7 @@ func newHotRig(tb testing.TB) *hotRig {
 func (h *hotRig) client(v mqtt.Version, id string, subs ...mqtt.Subscription) *conn {
 	h.Helper()
 	nc := sink{file: h.null}
-	c := &conn{broker: h.b, nc: nc, raw: newRawIO(nc), remote: nc.RemoteAddr(), limit: h.b.limits.ConnectSize}
+	c := &conn{broker: h.b, config: &ListenerConfig{}, nc: nc, raw: newRawIO(nc), remote: nc.RemoteAddr(), limit: h.b.limits.ConnectSize}
 	c.deadline = time.AfterFunc(time.Hour, func() {})
 	if err := h.b.admit(c); err != nil {
 		h.Fatal(err)

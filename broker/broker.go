@@ -22,17 +22,18 @@ import (
 
 // Broker is an MQTT server. Its methods may be called by many goroutines at once.
 type Broker struct {
-	config      Config
-	limits      Limits // with defaults
-	topicLimits topic.Limits
-	log         *slog.Logger
-	logLimit    logLimit
-	started     time.Time
-	ctx         context.Context // done when the broker shuts down
-	cancel      context.CancelFunc
-	connTasks   sync.WaitGroup // goroutines of connections
-	lingering   atomic.Int64   // see linger
-	tasks       sync.WaitGroup // all others
+	config          Config
+	limits          Limits // with defaults
+	topicLimits     topic.Limits
+	listenerConfigs map[string]*ListenerConfig
+	log             *slog.Logger
+	logLimit        logLimit
+	started         time.Time
+	ctx             context.Context // done when the broker shuts down
+	cancel          context.CancelFunc
+	connTasks       sync.WaitGroup // goroutines of connections
+	lingering       atomic.Int64   // see linger
+	tasks           sync.WaitGroup // all others
 
 	hooks       atomic.Pointer[hooks]
 	accessEpoch atomic.Uint64 // changes when permissions do; starts at 1
@@ -81,7 +82,9 @@ func New(cfg Config) (*Broker, error) {
 			return nil, fmt.Errorf("packet size limit of %d bytes: must be at least 64", l)
 		}
 	}
+	b.listenerConfigs = make(map[string]*ListenerConfig, len(cfg.Listeners))
 	for name, l := range cfg.Listeners {
+		b.listenerConfigs[name] = &l
 		if l.MaxPacketSize != 0 && l.MaxPacketSize < 64 {
 			return nil, fmt.Errorf("packet size limit of listener %s of %d bytes: must be at least 64", name, l.MaxPacketSize)
 		}
@@ -236,7 +239,7 @@ func (b *Broker) serveConn(nc net.Conn, squeezed bool) {
 	if c.remote == nil {
 		c.remote = nowhere{}
 	}
-	c.config = b.config.Listeners[c.listener]
+	c.config = b.listenerConfig(c.listener)
 	c.address = addressKey(c.remote)
 	if err := b.admit(c); err != nil {
 		if b.logLimit.allow(c.address) {
@@ -249,6 +252,14 @@ func (b *Broker) serveConn(nc net.Conn, squeezed bool) {
 	c.lastRead.Store(int64(c.began.Sub(b.started)))
 	c.deadline = time.AfterFunc(b.limits.ConnectTimeout, c.checkDeadline)
 	go c.run()
+}
+
+// listenerConfig returns the settings of a listener.
+func (b *Broker) listenerConfig(name string) *ListenerConfig {
+	if c, ok := b.listenerConfigs[name]; ok {
+		return c
+	}
+	return &ListenerConfig{}
 }
 
 // nowhere is the address of a connection that has none.

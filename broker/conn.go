@@ -21,7 +21,7 @@ type conn struct {
 	raw      *rawIO // nil when nc can only be read and written by waiting
 	socket   socket // in place of both on a loop
 	listener string
-	config   ListenerConfig
+	config   *ListenerConfig
 	remote   net.Addr
 	address  string // the key of limits by address
 	tls      *tls.ConnectionState
@@ -41,7 +41,7 @@ type conn struct {
 	aliases   session.AliasesIn
 	topics    map[string]*publishedTopic
 	lastTopic *publishedTopic
-	bucket    bucket
+	bucket    *bucket // nil when publishing has no limit
 
 	lastRead atomic.Int64 // when bytes came last, as a time since Broker.started
 	deadline *time.Timer  // see checkDeadline

@@ -251,7 +251,7 @@ func (c *conn) applyLimits(p *mqtt.Connect) {
 	}
 	if r := b.limits.PublishRate; r > 0 {
 		burst := float64(b.limits.PublishBurst)
-		c.bucket = bucket{rate: r, burst: burst, tokens: burst, last: time.Now()}
+		c.bucket = &bucket{rate: r, burst: burst, tokens: burst, last: time.Now()}
 	}
 }
 

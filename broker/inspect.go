@@ -64,7 +64,7 @@ func (s *Session) state() (st ClientState, ok bool) {
 	if st.Since = s.since; st.Connected {
 		st.Since = st.ConnectedAt
 	}
-	st.Subscriptions, st.Inbound = len(s.subs), s.in.Open()
+	st.Subscriptions, st.Inbound = s.subs.len(), s.in.Open()
 	st.InFlight, _ = s.out.InFlight()
 	st.QueuedMessages, st.QueuedBytes = s.out.Queued()
 	return st, true
@@ -78,8 +78,8 @@ func (b *Broker) Subscriptions(id string) []mqtt.Subscription {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	subs := make([]mqtt.Subscription, 0, len(s.subs))
-	for _, sub := range s.subs {
+	subs := make([]mqtt.Subscription, 0, s.subs.len())
+	for sub := range s.subs.all() {
 		subs = append(subs, sub.Subscription)
 	}
 	slices.SortFunc(subs, func(x, y mqtt.Subscription) int { return cmp.Compare(x.Filter, y.Filter) })

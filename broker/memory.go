@@ -90,6 +90,8 @@ type memory struct {
 	collected time.Time
 	victim    *conn // disconnected last
 	victimAt  time.Time
+	clients   int64 // connected at the last look
+	tidied    int64 // when garbage was collected for their number
 }
 
 func (m *memory) init(l *Limits, cfg *Config) {
@@ -307,6 +309,7 @@ func (b *Broker) look() {
 		b.unloadAway()
 		used, l = m.collectNow(now)
 	}
+	b.tidy(now)
 	if l != before {
 		b.tellMemory(memoryEvent{Event: "level", Level: l.String(), Before: before.String(), Used: used})
 	}
@@ -321,6 +324,21 @@ func (b *Broker) look() {
 	}
 	if l < MemoryHard {
 		m.resume()
+	}
+}
+
+// manyCame is how many clients have to come or go for their traces to be worth a collection.
+const manyCame = 1000
+
+// tidy gives back what many logins, or goodbyes, have left, once they are over.
+func (b *Broker) tidy(now time.Time) {
+	m := &b.memory
+	clients := b.stats.connected.Load()
+	calm := clients == m.clients
+	m.clients = clients
+	if d := clients - m.tidied; calm && (d >= manyCame || -d >= manyCame) {
+		m.tidied = clients
+		m.collectNow(now)
 	}
 }
 
@@ -458,7 +476,7 @@ func (c *conn) holds() int64 {
 
 // subscriptionBytes returns about how many bytes the subscriptions take. The caller holds s.mu.
 func (s *Session) subscriptionBytes() (n int64) {
-	for _, sub := range s.subs {
+	for sub := range s.subs.all() {
 		n += sub.cost()
 	}
 	return n

@@ -42,7 +42,7 @@ func (s *Session) remember(info *ClientInfo, w *will) error {
 	s.stored.Store(uint64(id))
 	s.noted.Store(uint64(position))
 	if !known {
-		for _, sub := range s.subs { // made while the session was not to be kept
+		for sub := range s.subs.all() { // made while the session was not to be kept
 			b.noteLater(sub.record(id))
 		}
 	}

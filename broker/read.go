@@ -299,7 +299,12 @@ type bucket struct {
 	last        time.Time
 }
 
-func (k *bucket) take() { k.tokens-- }
+// take pays for a message.
+func (k *bucket) take() {
+	if k != nil {
+		k.tokens--
+	}
+}
 
 // refill adds what time has brought.
 func (k *bucket) refill() {
@@ -310,7 +315,7 @@ func (k *bucket) refill() {
 
 // isEmpty reports whether the client's messages have not been paid for.
 func (k *bucket) isEmpty() bool {
-	if k.rate <= 0 {
+	if k == nil {
 		return false
 	}
 	k.refill()

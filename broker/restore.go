@@ -100,13 +100,12 @@ func (r *revival) raiseSubscriptions(s *Session, subs map[string]*subscription) 
 	for filter, sub := range subs {
 		if err := r.broker.decideSubscription(nil, sub); err != nil {
 			r.broker.log.Error("a subscription is not restored", "client", s.id, "filter", filter, "reason", err)
-			delete(subs, filter)
 			continue
 		}
 		sub.session = s
 		r.broker.addSubscription(sub, nil)
+		s.subs.set(sub)
 	}
-	s.subs = subs
 }
 
 // resume starts the clocks of restored sessions: those whose connection the end of the process cut leave their Wills.
@@ -204,7 +203,7 @@ func (s *Session) snapshot(emit func(*store.Record) error) error {
 	if s.conn.Load() == nil {
 		records = append(records, store.Record{Kind: store.Left, Session: id, Time: s.since, Expiry: storedExpiry(s.expiry)})
 	}
-	for _, sub := range s.subs {
+	for sub := range s.subs.all() {
 		records = append(records, *sub.record(id))
 	}
 	ids := slices.DeleteFunc(s.in.IDs(), func(id uint16) bool {

@@ -29,11 +29,11 @@ type Session struct {
 	mu        sync.Mutex
 	in        session.Inbound
 	out       session.Outbound
-	opening   []uint16                 // of in: QoS 2 messages that the store has not been told of yet
-	subs      map[string]*subscription // by the filter as the client sent it
-	replays   []*replay                // retained messages that the client is still to get
-	replaying *conn                    // to which somebody sends them now; nil for none
-	repump    bool                     // somebody else found room meanwhile
+	opening   []uint16 // of in: QoS 2 messages that the store has not been told of yet
+	subs      filters
+	replays   []*replay // retained messages that the client is still to get
+	replaying *conn     // to which somebody sends them now; nil for none
+	repump    bool      // somebody else found room meanwhile
 	expiry    time.Duration
 	timer     *time.Timer // ends the session
 	will      *will       // of the connection that is, or was last and may come back
@@ -336,13 +336,13 @@ func (b *Broker) endSession(s *Session, cause error, t *turn) {
 type remains struct {
 	conn *conn
 	will *will
-	subs map[string]*subscription
+	subs filters
 }
 
 // end makes the session one that nobody finds any more. The caller holds s.mu, and buries what is returned.
 func (s *Session) end() remains {
 	r := remains{s.conn.Swap(nil), s.will, s.subs}
-	s.ended, s.will, s.subs, s.replays = true, nil, nil, nil
+	s.ended, s.will, s.subs, s.replays = true, nil, filters{}, nil
 	s.stopTimers()
 	return r
 }
@@ -356,7 +356,7 @@ func (b *Broker) bury(s *Session, r remains, cause error, t *turn) {
 	}
 	b.closeAccount(s)
 	b.mu.Unlock()
-	for _, sub := range r.subs {
+	for sub := range r.subs.all() {
 		b.removeSubscription(sub)
 	}
 	b.passOn(s, t, true)

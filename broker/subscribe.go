@@ -113,8 +113,9 @@ func (s *Session) addSubscription(made *subscription, c *conn) (isNew bool, err 
 	if s.conn.Load() != c || s.ended {
 		return false, mqtt.SessionTakenOver
 	}
-	old, exists := s.subs[made.Filter]
-	if !exists && len(s.subs) >= b.limits.Subscriptions {
+	old := s.subs.get(made.Filter)
+	exists := old != nil
+	if !exists && s.subs.len() >= b.limits.Subscriptions {
 		return false, mqtt.QuotaExceeded
 	}
 	if !exists {
@@ -129,10 +130,7 @@ func (s *Session) addSubscription(made *subscription, c *conn) (isNew bool, err 
 		}
 		s.noted.Store(uint64(position))
 	}
-	if s.subs == nil {
-		s.subs = make(map[string]*subscription)
-	}
-	s.subs[made.Filter] = made
+	s.subs.set(made)
 	b.addSubscription(made, old)
 	return !exists, nil
 }
@@ -222,9 +220,10 @@ func (s *Session) dropSubscription(filter string, c *conn, t *turn) (removed boo
 		s.mu.Unlock()
 		return false, mqtt.SessionTakenOver
 	}
-	sub, ok := s.subs[filter]
+	sub := s.subs.get(filter)
+	ok := sub != nil
 	if ok {
-		delete(s.subs, filter)
+		s.subs.delete(filter)
 		s.noteSession(store.Record{Kind: store.Unsubscribed, Subscription: mqtt.Subscription{Filter: filter}})
 		s.broker.removeSubscription(sub)
 		s.cancelReplay(sub)
