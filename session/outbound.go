@@ -2,6 +2,8 @@ package session
 
 import (
 	"iter"
+	"math/bits"
+	"sync"
 
 	"github.com/magpiemq/magpie/mqtt"
 )
@@ -653,6 +655,7 @@ func (o *Outbound) drop(s *slot, from *list) Delivery {
 	o.unlink(s, from)
 	*s = slot{}
 	if o.count--; o.count == 0 && len(o.table) > keepTable {
+		freeTable(o.table)
 		o.table = nil
 	}
 	return d
@@ -676,11 +679,31 @@ func (o *Outbound) find(id uint16) *slot {
 // grow doubles the table. Two identifiers that have different places keep different places in a larger table.
 func (o *Outbound) grow() {
 	old := o.table
-	o.table = make([]slot, max(4, 2*len(old)))
+	o.table = newTable(max(4, 2*len(old)))
 	for i := range old {
 		if old[i].id != 0 {
 			*o.at(old[i].id) = old[i]
 		}
+	}
+	clear(old)
+	freeTable(old)
+}
+
+// tables are empty ones that nobody needs now, by the binary logarithm of their size. A busy session fills one and empties it many times a
+// second.
+var tables [17]sync.Pool
+
+func newTable(size int) []slot {
+	if t, ok := tables[bits.Len(uint(size))-1].Get().(*[]slot); ok {
+		return *t
+	}
+	return make([]slot, size)
+}
+
+// freeTable takes an empty table back.
+func freeTable(t []slot) {
+	if len(t) > keepTable {
+		tables[bits.Len(uint(len(t)))-1].Put(&t)
 	}
 }
 

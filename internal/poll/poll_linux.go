@@ -16,7 +16,7 @@ import (
 // writes at a time, and nobody does either when it is closed.
 type Poller struct {
 	epoll int
-	alarm int // an eventfd: readable when Wait is to return
+	alarm int // an eventfd: readable, for good, when Wait is to return
 }
 
 // alarmTag marks the events of the alarm, whose descriptor is no socket's.
@@ -102,8 +102,6 @@ func (p *Poller) Wait(events []Event, most time.Duration) (n int, err error) {
 	for i := range raw[:n] {
 		e := &raw[i]
 		if e.Pad == alarmTag {
-			var b [8]byte
-			_, _ = unix.Read(p.alarm, b[:])
 			continue
 		}
 		events[kept] = Event{
@@ -132,7 +130,7 @@ func wait(epoll int, raw []unix.EpollEvent, most time.Duration) (n int, err erro
 	return n, nil
 }
 
-// Wake makes one Wait return.
+// Wake makes every Wait return at once from now on, whoever is in it or comes later.
 func (p *Poller) Wake() {
 	_, _ = unix.Write(p.alarm, []byte{1, 0, 0, 0, 0, 0, 0, 0})
 }
