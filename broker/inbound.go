@@ -104,6 +104,9 @@ func (c *conn) resolve(p *mqtt.Publish) (*publishedTopic, error) {
 // onPublish takes a message: resolve the name, decide, own it, acknowledge.
 func (c *conn) onPublish(f mqtt.Frame, t *turn) error {
 	p := &t.pub.Publish
+	if p.Known = ""; c.lastTopic != nil {
+		p.Known = c.lastTopic.name
+	}
 	if err := p.Parse(f, c.version); err != nil {
 		return err
 	}

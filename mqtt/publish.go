@@ -23,12 +23,14 @@ type Publish struct {
 	Props     Properties
 
 	Payload []byte // borrows
+
+	Known string // a Topic Name that Parse need not check again, such as the one before; empty for none. Parse leaves it as it is
 }
 
 // Parse reads the body of a PUBLISH without allocating. Everything it sets borrows from f.Body, where it may move
 // properties together; so a body is parsed once.
 func (p *Publish) Parse(f Frame, v Version) error {
-	*p = Publish{Dup: f.Flags&8 != 0, QoS: QoS(f.Flags >> 1 & 3), Retain: f.Flags&1 != 0, IDs: p.IDs[:0]}
+	*p = Publish{Dup: f.Flags&8 != 0, QoS: QoS(f.Flags >> 1 & 3), Retain: f.Flags&1 != 0, IDs: p.IDs[:0], Known: p.Known}
 	if p.QoS == 3 {
 		return wrong(MalformedPacket, "QoS is 3") // [MQTT-3.3.1-4]
 	}
@@ -36,7 +38,7 @@ func (p *Publish) Parse(f Frame, v Version) error {
 		return wrong(MalformedPacket, "DUP is set with QoS 0") // [MQTT-3.3.1-2]
 	}
 	r := reader{b: f.Body}
-	p.Topic = r.text() // [MQTT-3.3.2-1]
+	p.Topic = r.textOr(p.Known) // [MQTT-3.3.2-1]
 	if p.QoS > AtMostOnce {
 		p.PacketID = r.packetID() // [MQTT-2.2.1-3]
 	}

@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"bytes"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -223,6 +224,20 @@ func TestPublishParseForgets(t *testing.T) {
 			if err := p.Parse(f, v); err != nil || !same(&p, g.packet) {
 				t.Errorf("%s: got %s, error %v", g.name, show(&p), err)
 			}
+		}
+	}
+}
+
+// TestPublishKnown: a Topic Name that the caller vouches for is not checked, any other one is.
+func TestPublishKnown(t *testing.T) {
+	bad := []byte{0, 2, 'a', 0xff, 'x'}
+	for known, want := range map[string]error{"": MalformedPacket, "a": MalformedPacket, "a\xff": nil} {
+		p := Publish{Known: known}
+		if err := p.Parse(Frame{Type: PUBLISH, Body: bytes.Clone(bad)}, V311); !errors.Is(err, want) {
+			t.Errorf("known %q: %v, want %v", known, err, want)
+		}
+		if p.Known != known {
+			t.Errorf("known is %q, was %q", p.Known, known)
 		}
 	}
 }

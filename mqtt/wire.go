@@ -47,9 +47,12 @@ func (r *reader) uint16() uint16 {
 func (r *reader) binary() []byte { return r.take(int(r.uint16())) }
 
 // text reads a UTF-8 Encoded String (§1.5.4). It borrows.
-func (r *reader) text() []byte {
+func (r *reader) text() []byte { return r.textOr("") }
+
+// textOr is text, with one string that is known to be good.
+func (r *reader) textOr(good string) []byte {
 	p := r.binary()
-	if r.err == nil && !validText(p) {
+	if r.err == nil && string(p) != good && !validText(p) {
 		r.fail(wrong(MalformedPacket, "string is not valid UTF-8"))
 		return nil
 	}
