@@ -15,10 +15,10 @@ step() {
 
 race='./broker/... ./session/... ./store/... ./internal/... ./transport/... ./auth/... ./client/... ./api/... ./cmd/...'
 
-step 'unit, conformance and attack tests' go test -timeout 40m ./...
+step 'unit, conformance and attack tests' go test -timeout 25m ./...
 if command -v gcc >/dev/null 2>&1; then
 	# shellcheck disable=SC2086 # a list of packages
-	step 'the same under the race detector, where there are goroutines' env CGO_ENABLED=1 go test -race -timeout 40m $race
+	step 'the same under the race detector, where there are goroutines' env CGO_ENABLED=1 go test -race -timeout 25m $race
 else
 	red 'skipped: the race detector, which needs a C compiler (apt-get install gcc)'
 	skipped=1
@@ -26,7 +26,7 @@ fi
 
 printf '\n== other people'"'"'s clients\n'
 if interop/setup.sh; then
-	step 'third-party clients against the real binary' go -C interop test -count=1 -timeout 40m .
+	step 'third-party clients against the real binary' go -C interop test -count=1 -timeout 25m .
 else
 	red 'skipped: some of the tests with third-party clients; see above for what is missing'
 	skipped=1

@@ -601,9 +601,16 @@ func (s *stage) reconcile() {
 			s.connect(p)
 		}
 	}
+	rounds := 0
 	for quiet := 0; quiet < 2; quiet++ {
+		if rounds++; rounds > 1000 {
+			s.fatalf("there is no end to what comes")
+		}
 		for s.settle() {
 			quiet = 0
+		}
+		if s.lenient && s.b.failure.Load() != nil {
+			return // nobody is let in any more
 		}
 		for _, p := range s.l.parties {
 			if p.link != nil {

@@ -105,6 +105,8 @@ func (s *stage) useFaulty() {
 		time.Sleep(5 * time.Second) // until the journal tries again to get space
 		s.reconcile()
 		s.l.pardonWills()
+	}
+	if b.failure.Load() == nil { // still
 		s.audit()
 	}
 	s.outlives()
