@@ -18,7 +18,7 @@ import (
 type conn struct {
 	broker   *Broker
 	nc       net.Conn
-	raw      *rawIO // nil when nc can only be read and written by waiting
+	raw      rawIO  // nil when nc can only be read and written by waiting
 	socket   socket // in place of both on a loop
 	listener string
 	config   *ListenerConfig

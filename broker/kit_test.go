@@ -21,12 +21,13 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // patience bounds every wait on a real socket; none should come near it.
 const patience = 60 * time.Second
 
-// rig is a broker under test. Clients reach it through net.Pipe, or through TCP when it has an address. It shuts down with
-// the test, which fails when that does not end.
+// rig is a broker under test. Clients reach it through net.Pipe, through a kernel in memory if it has one, or through TCP when it has an
+// address. It shuts down with the test, which fails when that does not end.
 type rig struct {
 	*testing.T
 	b    *Broker
 	addr string
+	k    *kernel
 }
 
 // newRig starts a broker that clients reach through net.Pipe. In a bubble of synctest it has the bubble's clock.
@@ -52,6 +53,28 @@ func newRig(t *testing.T, cfg Config) *rig {
 	return &rig{T: t, b: b}
 }
 
+// newLoopRig starts a broker that clients reach through sockets in memory, which are served by loops. They are unfriendly, by the name of
+// the test and MAGPIE_TEST_SEED. In a bubble of synctest it has the bubble's clock.
+func newLoopRig(t *testing.T, cfg Config) *rig {
+	t.Helper()
+	return newRigOn(newKernel(t, seedOf(t), 8, 2048), cfg)
+}
+
+// newRigOn starts a broker that clients reach through the sockets of k, whose loops do not pause unless cfg says so: who waits until
+// nothing moves would not wait for that.
+func newRigOn(k *kernel, cfg Config) *rig {
+	t := k.tb.(*testing.T)
+	t.Helper()
+	t.Cleanup(k.check)
+	cfg.newPoller = k.poller
+	if cfg.Pace == 0 {
+		cfg.Pace = -1
+	}
+	r := newRig(t, cfg)
+	r.k = k
+	return r
+}
+
 // newTCPRig starts a broker that clients reach through TCP, so that it reads and writes sockets without waiting.
 func newTCPRig(t *testing.T, cfg Config) *rig {
 	t.Helper()
@@ -72,30 +95,42 @@ func newTCPRig(t *testing.T, cfg Config) *rig {
 	return r
 }
 
-// both runs a test through pipes in a bubble, where nothing can hang unnoticed, and through TCP.
+// both runs a test in bubbles, where nothing can hang unnoticed, and through TCP: each with a goroutine for every connection, and with
+// loops.
 func both(t *testing.T, cfg Config, test func(*rig)) {
 	t.Helper()
-	t.Run("pipe", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) { test(newRig(t, cfg)) })
-	})
+	bubble(t, cfg, test)
 	t.Run("tcp", func(t *testing.T) { test(newTCPRig(t, cfg)) })
+	cfg.IO = IOGoroutine
+	t.Run("tcp, goroutines", func(t *testing.T) { test(newTCPRig(t, cfg)) })
 }
 
-// bubble runs a test through pipes with a clock of its own.
+// bubble runs a test with a clock of its own: through pipes, whose connections have a goroutine each, and through sockets in memory, which
+// loops serve.
 func bubble(t *testing.T, cfg Config, test func(*rig)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) { test(newRig(t, cfg)) })
+	for name, start := range cores {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { test(start(t, cfg)) })
+		})
+	}
 }
+
+// cores are the ways to serve connections that there are in a bubble.
+var cores = map[string]func(*testing.T, Config) *rig{"pipe": newRig, "loop": newLoopRig}
 
 // dial opens a connection to the broker, which is closed with the test.
 func (r *rig) dial() net.Conn {
 	r.Helper()
-	var nc net.Conn
-	if r.addr == "" {
-		var server net.Conn
+	var nc, server net.Conn
+	switch {
+	case r.k != nil:
+		nc, server = r.k.connect()
+		r.b.ServeConn(server)
+	case r.addr == "":
 		nc, server = net.Pipe()
 		r.b.ServeConn(server)
-	} else {
+	default:
 		var err error
 		if nc, err = net.Dial("tcp", r.addr); err != nil {
 			r.Fatal(err)

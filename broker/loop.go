@@ -335,6 +335,10 @@ func (l *loop) serve(c *conn, t *turn) {
 			t.flush() // what came before may have been answered
 			go c.leaveLoop(err)
 			return
+		case c.ending() != nil: // a client that never falls silent would keep the word from being heard
+			t.flush()
+			go c.leaveLoop(nil)
+			return
 		case more:
 			l.again = append(l.again, c)
 			return
@@ -376,7 +380,9 @@ func (c *conn) goOn(n int) {
 	c.in.release()
 	t.end()
 	for err == nil {
-		c.wait(n)
+		if c.wait(n); c.ending() != nil {
+			break
+		}
 		var more bool
 		t := c.broker.beginTurn()
 		n, more, err = c.read(t)

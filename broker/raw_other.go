@@ -2,18 +2,10 @@
 
 package broker
 
-import (
-	"errors"
-	"net"
-)
+import "net"
 
-// rawIO is only there on Unix; elsewhere every connection is read and written through net.Conn.
-type rawIO struct{}
-
-func newRawIO(net.Conn) *rawIO { return nil }
-
-func (*rawIO) fill(*input) (int, error) { return 0, errors.ErrUnsupported }
-
-func (*rawIO) fillNow(*input) (int, error) { return 0, errors.ErrUnsupported }
-
-func (*rawIO) tryWrite([]byte) (int, error) { return 0, errors.ErrUnsupported }
+// newRawIO returns nil, but on Unix: every connection is read and written through net.Conn.
+func newRawIO(nc net.Conn) rawIO {
+	r, _ := nc.(rawIO)
+	return r
+}

@@ -8,9 +8,9 @@ import (
 	"syscall"
 )
 
-// rawIO reads and writes a socket without waiting and without a buffer while there is nothing to read. Its closures are
+// rawSocket reads and writes a socket without waiting and without a buffer while there is nothing to read. Its closures are
 // made once per connection.
-type rawIO struct {
+type rawSocket struct {
 	rc syscall.RawConn
 
 	in      *input
@@ -24,7 +24,10 @@ type rawIO struct {
 }
 
 // newRawIO returns nil when nc is not a plain socket.
-func newRawIO(nc net.Conn) *rawIO {
+func newRawIO(nc net.Conn) rawIO {
+	if r, ok := nc.(rawIO); ok {
+		return r
+	}
 	sc, ok := nc.(syscall.Conn)
 	if !ok {
 		return nil
@@ -33,13 +36,13 @@ func newRawIO(nc net.Conn) *rawIO {
 	if err != nil {
 		return nil
 	}
-	r := &rawIO{rc: rc}
+	r := &rawSocket{rc: rc}
 	r.readFn, r.writeFn = r.readable, r.write
 	return r
 }
 
 // fill waits for bytes and reads them into in. One goroutine at a time.
-func (r *rawIO) fill(in *input) (n int, err error) {
+func (r *rawSocket) fill(in *input) (n int, err error) {
 	r.in, r.n, r.err = in, 0, nil
 	if err := r.rc.Read(r.readFn); err != nil {
 		return 0, err
@@ -48,7 +51,7 @@ func (r *rawIO) fill(in *input) (n int, err error) {
 }
 
 // fillNow reads into in what has arrived.
-func (r *rawIO) fillNow(in *input) (n int, err error) {
+func (r *rawSocket) fillNow(in *input) (n int, err error) {
 	r.in, r.n, r.err = in, 0, nil
 	if err := r.rc.Control(func(fd uintptr) { r.readable(fd) }); err != nil {
 		return 0, err
@@ -57,7 +60,7 @@ func (r *rawIO) fillNow(in *input) (n int, err error) {
 }
 
 // readable reports whether the wait is over.
-func (r *rawIO) readable(fd uintptr) bool {
+func (r *rawSocket) readable(fd uintptr) bool {
 	r.in.acquire()
 	for {
 		n, err := syscall.Read(int(fd), r.in.buf[r.in.n:])
@@ -80,7 +83,7 @@ func (r *rawIO) readable(fd uintptr) bool {
 }
 
 // tryWrite writes what the socket takes at once. One goroutine at a time.
-func (r *rawIO) tryWrite(b []byte) (n int, err error) {
+func (r *rawSocket) tryWrite(b []byte) (n int, err error) {
 	r.out, r.wrote, r.werr = b, 0, nil
 	if err := r.rc.Write(r.writeFn); err != nil {
 		return 0, err
@@ -89,7 +92,7 @@ func (r *rawIO) tryWrite(b []byte) (n int, err error) {
 	return r.wrote, r.werr
 }
 
-func (r *rawIO) write(fd uintptr) bool {
+func (r *rawSocket) write(fd uintptr) bool {
 	for r.wrote < len(r.out) {
 		n, err := syscall.Write(int(fd), r.out[r.wrote:])
 		switch {

@@ -233,6 +233,14 @@ func lost(err error) error {
 
 var errClosedByPeer = errors.New("closed by the client without DISCONNECT")
 
+// rawIO is a connection that can be waited for without a buffer, and written without waiting: a plain socket. Those of tests are rawIO
+// themselves.
+type rawIO interface {
+	fill(in *input) (n int, err error)        // waits for bytes and reads them into in; one goroutine at a time
+	fillNow(in *input) (n int, err error)     // reads into in what has arrived
+	tryWrite(b []byte) (wrote int, err error) // writes what is taken at once; one goroutine at a time
+}
+
 // fill waits until bytes have arrived and reads them behind those that wait.
 func (c *conn) fill() (n int, err error) {
 	if c.raw != nil {
