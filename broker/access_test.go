@@ -92,9 +92,9 @@ func TestReauthorize(t *testing.T) {
 
 // A decision about writing is asked for once for each name, whether it comes by name or by alias.
 func TestWriteDecisionsRemembered(t *testing.T) {
-	z := &changing{rules: rules{"write no": deny}}
-	bubble(t, Config{Authorizer: z}, func(r *rig) {
-		c := r.connect(mqtt.V5, "c")
+	bubbles(t, func(t *testing.T, start starter) {
+		z := &changing{rules: rules{"write no": deny}}
+		c := start(t, Config{Authorizer: z}).connect(mqtt.V5, "c")
 		for range 10 {
 			for alias, name := range []string{"yes", "no"} {
 				m := mqtt.Publish{Topic: []byte(name), HasAlias: true, Alias: uint16(alias + 1), QoS: 1}
@@ -165,8 +165,9 @@ func TestDeliveryChecked(t *testing.T) {
 
 // A Will needs permission when it is given and when it is published.
 func TestWillNeedsPermission(t *testing.T) {
-	z := &changing{rules: rules{"write no": deny}}
-	bubble(t, Config{Authorizer: z}, func(r *rig) {
+	bubbles(t, func(t *testing.T, start starter) {
+		z := &changing{rules: rules{"write no": deny}}
+		r := start(t, Config{Authorizer: z})
 		watch := r.connect(mqtt.V5, "w")
 		watch.subscribe(sub("#", 1))
 		if _, code := r.try(mqtt.V5, "c", leaving(mqtt.Will{Topic: "no"})); code != mqtt.NotAuthorized {

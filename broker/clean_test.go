@@ -64,6 +64,7 @@ type cleaning struct {
 	disk  *vfs.Mem
 	store *journal.Store
 	opts  journal.StoreOptions
+	begin starter // nil for pipes
 }
 
 const cleanSegment = 16 << 10
@@ -77,7 +78,10 @@ func (c *cleaning) start(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = s.Close() })
 	c.store = s
-	c.rig = newRig(t, Config{Store: c.store})
+	if c.begin == nil {
+		c.begin = newRig
+	}
+	c.rig = c.begin(t, Config{Store: c.store})
 }
 
 // segments returns how many files of segments there are.
@@ -120,8 +124,8 @@ func (c *cleaning) traffic(n int) {
 // TestCleanMovesWhatStays: messages that wait for a client that is away, and retained ones that nobody touches, do not keep the
 // segments in which they came. They are copied, and are where they were for clients, in order, after restarts too.
 func TestCleanMovesWhatStays(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := &cleaning{disk: vfs.NewMem()}
+	bubbles(t, func(t *testing.T, start starter) {
+		c := &cleaning{disk: vfs.NewMem(), begin: start}
 		c.start(t)
 		old := c.connect(mqtt.V5, "old", lasting(100_000))
 		old.trySubscribe(mqtt.Properties(nil).WithInt(mqtt.SubscriptionIdentifier, 7), mqtt.Subscription{Filter: "old/#", QoS: 2, RetainAsPublished: true})
@@ -189,8 +193,8 @@ func TestCleanMovesWhatStays(t *testing.T) {
 
 // TestCleanWhileLoading moves messages while a client comes and its queue is read back: nothing is lost or doubled.
 func TestCleanWhileLoading(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := &cleaning{disk: vfs.NewMem()}
+	bubbles(t, func(t *testing.T, start starter) {
+		c := &cleaning{disk: vfs.NewMem(), begin: start}
 		c.opts.CheckpointAfter = 1 << 40
 		c.start(t)
 		s := c.connect(mqtt.V5, "s", lasting(1000))

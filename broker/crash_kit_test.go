@@ -31,9 +31,9 @@ type link struct {
 	ended bool
 }
 
-func dialLink(b *Broker) *link {
-	nc, server := net.Pipe()
-	b.ServeConn(server)
+func (s *stage) dial() *link {
+	nc, server := s.pair()
+	s.b.ServeConn(server)
 	l := &link{nc: nc}
 	go l.read()
 	return l
@@ -344,7 +344,7 @@ func (s *stage) connect(p *party) {
 	}
 	p.brief = !p.lasting || c.CleanStart && p.v != mqtt.V5 // MQTT 3 knows no new session that stays
 	p.requests = make(map[uint16]request)
-	p.link = dialLink(s.b)
+	p.link = s.dial()
 	s.links = append(s.links, p.link)
 	p.link.send(c.Append(nil))
 }

@@ -42,6 +42,9 @@ type stage struct {
 	recorded bool                     // parties write down what they see
 	lapses   bool                     // sessions may expire
 	ground   func(*stage) store.Store // in place of the journal; nil for that
+	looped   bool                     // connections are served by loops
+	pause    time.Duration            // Config.Pace of the loops
+	k        *kernel                  // nil unless looped
 }
 
 // pace makes the disk slow, in the bubble's time: so a look at any moment finds it between any two calls. How long a call takes
@@ -94,6 +97,7 @@ func (p *pace) hold() {
 func newStage(t *testing.T, seed uint64) *stage {
 	return &stage{
 		T: t, l: newLedger(), rng: rand.New(rand.NewPCG(seed, 7)), luck: rand.New(rand.NewPCG(seed, 9)), label: fmt.Sprintf("seed %d", seed), disk: vfs.NewMem(), late: true,
+		looped: seed%2 == 1, pause: -1,
 	}
 }
 
@@ -141,6 +145,10 @@ func (s *stage) openOn(fsys vfs.FS) (err error) {
 	} else {
 		cfg.Store = s.store
 	}
+	if s.k = nil; s.looped {
+		s.k = newKernel(s.T, s.luck.Uint64(), 8, 1024)
+		cfg.newPoller, cfg.Pace = s.k.poller, s.pause
+	}
 	s.Cleanup(s.close)
 	if s.b, err = New(cfg); err != nil {
 		return err
@@ -170,6 +178,14 @@ func (l *idleListener) Close() error {
 }
 
 func (l *idleListener) Addr() net.Addr { return nowhere{} }
+
+// pair returns both ends of a connection, of which the broker is to get the second.
+func (s *stage) pair() (client, server net.Conn) {
+	if s.k != nil {
+		return s.k.connect()
+	}
+	return net.Pipe()
+}
 
 // slow makes the disk take its time.
 func (s *stage) slow() {
@@ -205,6 +221,9 @@ func (s *stage) shut() {
 	if s.store != nil {
 		_ = s.store.Close() // it may have failed before, on purpose
 	}
+	if s.b != nil && s.k != nil {
+		s.k.check()
+	}
 	s.store, s.b, s.links = nil, nil, nil
 }
 
@@ -213,6 +232,6 @@ func (s *stage) crashed() *stage {
 	seed := s.luck.Uint64()
 	return &stage{
 		T: s.T, l: s.l.clone(), rng: rand.New(rand.NewPCG(seed, 8)), luck: rand.New(rand.NewPCG(seed, 9)), label: fmt.Sprintf("%s, step %d, crash %d", s.label, len(s.trace), seed),
-		disk: s.disk.Crash(seed), late: s.late, manual: s.manual, lenient: s.lenient, recorded: s.recorded, lapses: s.lapses, trace: slices.Clip(append(slices.Clip(s.trace), "power loss")),
+		disk: s.disk.Crash(seed), late: s.late, manual: s.manual, lenient: s.lenient, recorded: s.recorded, lapses: s.lapses, looped: s.looped, pause: s.pause, trace: slices.Clip(append(slices.Clip(s.trace), "power loss")),
 	}
 }

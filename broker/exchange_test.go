@@ -3,7 +3,6 @@ package broker
 import (
 	"context"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/magpiemq/magpie/mqtt"
@@ -100,9 +99,7 @@ func (r *rig) loginToy(name string) *client {
 // toyRig is a rig with the toy, and an authenticator that lets nobody in without it.
 func toyRig(t *testing.T, test func(*rig)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
-		test(newRig(t, Config{Enhanced: []EnhancedAuthenticator{toyUsers()}, Authenticator: denying{mqtt.NotAuthorized}}))
-	})
+	bubble(t, Config{Enhanced: []EnhancedAuthenticator{toyUsers()}, Authenticator: denying{mqtt.NotAuthorized}}, test)
 }
 
 func TestExchange(t *testing.T) {

@@ -109,28 +109,43 @@ func both(t *testing.T, cfg Config, test func(*rig)) {
 // loops serve.
 func bubble(t *testing.T, cfg Config, test func(*rig)) {
 	t.Helper()
+	bubbles(t, func(t *testing.T, start starter) { test(start(t, cfg)) })
+}
+
+// starter starts a broker in a bubble.
+type starter func(*testing.T, Config) *rig
+
+// bubbles is bubble for a test that starts its brokers itself.
+func bubbles(t *testing.T, test func(*testing.T, starter)) {
+	t.Helper()
 	for name, start := range cores {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { test(start(t, cfg)) })
+			synctest.Test(t, func(t *testing.T) { test(t, start) })
 		})
 	}
 }
 
+// another starts one more broker of the same kind.
+func (r *rig) another(cfg Config) *rig {
+	r.Helper()
+	if r.k != nil {
+		return newLoopRig(r.T, cfg)
+	}
+	return newRig(r.T, cfg)
+}
+
 // cores are the ways to serve connections that there are in a bubble.
-var cores = map[string]func(*testing.T, Config) *rig{"pipe": newRig, "loop": newLoopRig}
+var cores = map[string]starter{"pipe": newRig, "loop": newLoopRig}
 
 // dial opens a connection to the broker, which is closed with the test.
 func (r *rig) dial() net.Conn {
 	r.Helper()
-	var nc, server net.Conn
-	switch {
-	case r.k != nil:
-		nc, server = r.k.connect()
+	var nc net.Conn
+	if r.addr == "" {
+		var server net.Conn
+		nc, server = r.pair()
 		r.b.ServeConn(server)
-	case r.addr == "":
-		nc, server = net.Pipe()
-		r.b.ServeConn(server)
-	default:
+	} else {
 		var err error
 		if nc, err = net.Dial("tcp", r.addr); err != nil {
 			r.Fatal(err)
@@ -138,6 +153,14 @@ func (r *rig) dial() net.Conn {
 	}
 	r.Cleanup(func() { _ = nc.Close() })
 	return nc
+}
+
+// pair returns both ends of a connection, of which the broker is to get the second.
+func (r *rig) pair() (client, server net.Conn) {
+	if r.k != nil {
+		return r.k.connect()
+	}
+	return net.Pipe()
 }
 
 // client is a scripted client. Its methods fail the test when the broker does something else than they say. One goroutine

@@ -64,8 +64,9 @@ func TestLimbo(t *testing.T) {
 // TestCheckpointWhileWillIsDue: a checkpoint that has seen a session without its Will, which is about to be published, is not over before
 // the store knows the Will as a message.
 func TestCheckpointWhileWillIsDue(t *testing.T) {
-	at := &atPublish{f: func(string) {}}
+	at := &atPublish{}
 	manually(t, Config{Authorizer: at}, func(r *rig, s *manualStore) {
+		at.f = func(string) {}
 		w := mqtt.Will{Topic: "will", Payload: []byte("gone"), QoS: 1}
 		c := r.connect(mqtt.V5, "c", lasting(1000), leaving(w))
 		gate := make(chan struct{})

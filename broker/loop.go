@@ -49,6 +49,7 @@ type loops struct {
 	pace      time.Duration
 
 	once   sync.Once
+	last   sync.Once
 	err    error
 	poll   poller
 	tasks  sync.WaitGroup
@@ -56,13 +57,14 @@ type loops struct {
 	tag    atomic.Uint32 // given last
 	over   atomic.Bool   // the broker has shut down
 	join   chan struct{} // wakes a loop that rests
+	quit   chan struct{} // closed when the broker has shut down
 	strain atomic.Bool   // the first loop has had no pause for a while
 }
 
 // init prepares for the first connection. It fails when there have to be loops and cannot be any.
 func (ls *loops) init(b *Broker) error {
 	ls.broker, ls.newPoller, ls.count, ls.pace = b, b.config.newPoller, b.config.Loops, b.config.Pace
-	ls.join = make(chan struct{})
+	ls.join, ls.quit = make(chan struct{}), make(chan struct{})
 	if ls.newPoller == nil {
 		ls.newPoller = func() (poller, error) { return poll.New() }
 	}
@@ -195,11 +197,13 @@ func (ls *loops) end() {
 	if ls.err != nil {
 		return
 	}
-	ls.over.Store(true)
-	close(ls.join)
-	ls.poll.Wake()
-	ls.tasks.Wait()
-	_ = ls.poll.Close()
+	ls.last.Do(func() {
+		ls.over.Store(true)
+		close(ls.quit)
+		ls.poll.Wake()
+		ls.tasks.Wait()
+		_ = ls.poll.Close()
+	})
 }
 
 // loop is one of them: what it has at hand.
@@ -214,18 +218,28 @@ type loop struct {
 // run serves until the broker ends. The first loop always does, the others while it is under strain.
 func (ls *loops) run(first bool) {
 	l := &loop{loops: ls}
-	for !l.over.Load() {
-		if first {
-			l.lead()
-			continue
+	defer l.poll.Wake() // which is for one loop: the next one may be waiting, too
+	if first {
+		l.lead()
+		return
+	}
+	for {
+		select {
+		case <-l.join:
+			l.help()
+		case <-l.quit:
+			return
 		}
-		<-l.join
-		for l.strain.Load() && !l.over.Load() {
-			l.turn(time.Millisecond)
-		}
-		for len(l.again) > 0 {
-			l.turn(0)
-		}
+	}
+}
+
+// help serves beside the first loop until there is not enough to do for both.
+func (l *loop) help() {
+	for n := 1; n > 0 && l.strain.Load() && !l.over.Load(); {
+		n, _, _ = l.turn(time.Millisecond)
+	}
+	for len(l.again) > 0 {
+		l.turn(0)
 	}
 }
 

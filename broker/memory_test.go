@@ -35,7 +35,7 @@ func (g *gauge) used() int64 {
 }
 
 // memoryRig starts a broker with a limit of 100 MiB and a gauge that says what is used.
-func memoryRig(t *testing.T, cfg Config) (*rig, *gauge) {
+func memoryRig(t *testing.T, cfg Config, start starter) (*rig, *gauge) {
 	g := &gauge{}
 	if cfg.Limits.Memory == 0 {
 		cfg.Limits.Memory = 100 * mib
@@ -44,14 +44,14 @@ func memoryRig(t *testing.T, cfg Config) (*rig, *gauge) {
 	if cfg.collect == nil {
 		cfg.collect = func() {}
 	}
-	return newRig(t, cfg), g
+	return start(t, cfg), g
 }
 
 // memoryBubble runs a test with such a broker and a clock of its own. In the end, when all clients have gone, nothing is held.
 func memoryBubble(t *testing.T, cfg Config, test func(*rig, *gauge)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
-		r, g := memoryRig(t, cfg)
+	bubbles(t, func(t *testing.T, start starter) {
+		r, g := memoryRig(t, cfg, start)
 		test(r, g)
 	})
 }
@@ -223,7 +223,7 @@ func TestMemoryAccept(t *testing.T) {
 		r.use(g, 86*mib)
 		var ends []net.Conn
 		for range most {
-			near, far := net.Pipe()
+			near, far := r.pair()
 			defer near.Close()
 			ends = append(ends, near)
 			ln.conns <- far
@@ -268,7 +268,7 @@ func TestMemoryAccept(t *testing.T) {
 			r.Errorf("%d connections when it is over, want %d", n, most-2)
 		}
 		r.use(g, 96*mib)
-		near, far := net.Pipe()
+		near, far := r.pair()
 		defer near.Close()
 		ln.conns <- far
 		synctest.Wait()
@@ -894,7 +894,7 @@ func (r *rig) randomStep(rnd *rand.Rand, round int) {
 	name := fmt.Sprint("t/", rnd.IntN(10))
 	switch rnd.IntN(6) {
 	case 0, 1:
-		near, far := net.Pipe()
+		near, far := r.pair()
 		r.b.ServeConn(far)
 		p := mqtt.Connect{Version: mqtt.V5, ClientID: fmt.Sprint("c", rnd.IntN(5)), CleanStart: rnd.IntN(2) == 0}
 		if rnd.IntN(2) == 0 {

@@ -23,14 +23,17 @@ type ground struct {
 	name    string
 	store   func(*stage) store.Store // nil: the stage's journal
 	restart func(*stage) *stage
+	looped  bool // by loops, which pause
 }
 
 var grounds = []ground{
-	{"no store", func(*stage) store.Store { return nil }, (*stage).cut},
-	{"store in memory", func(*stage) store.Store { return &store.Memory{} }, (*stage).cut},
-	{"journal", nil, (*stage).cut},
-	{"journal, restarted", nil, (*stage).restarted},
-	{"journal, power loss", nil, (*stage).darkened},
+	{"no store", func(*stage) store.Store { return nil }, (*stage).cut, false},
+	{"store in memory", func(*stage) store.Store { return &store.Memory{} }, (*stage).cut, false},
+	{"journal", nil, (*stage).cut, false},
+	{"journal, restarted", nil, (*stage).restarted, false},
+	{"journal, power loss", nil, (*stage).darkened, false},
+	{"loops", func(*stage) store.Store { return nil }, (*stage).cut, true},
+	{"loops, journal, power loss", nil, (*stage).darkened, true},
 }
 
 // cut ends all connections.
@@ -110,7 +113,7 @@ func differ(got, want string) string {
 func playOn(t *testing.T, g ground, seed uint64) (histories []string) {
 	s := newStage(t, seed)
 	s.l = newTroupe()
-	s.late, s.manual, s.recorded, s.lapses, s.ground = false, true, true, true, g.store
+	s.late, s.manual, s.recorded, s.lapses, s.ground, s.looped, s.pause = false, true, true, true, g.store, g.looped, defaultPace
 	if err := s.open(); err != nil {
 		s.fatalf("open: %v", err)
 	}

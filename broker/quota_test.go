@@ -252,8 +252,9 @@ func (s *countingStore) LoadAll(at []store.Position, f func(int, *store.Record, 
 // What waits for a slow client is in the store, even when its session ends with its connection. It comes in order and with what
 // belongs to each client's own subscription, and in the end nothing is in use.
 func TestSlowClientsSpill(t *testing.T) {
-	s := &countingStore{}
-	bubble(t, Config{Store: s}, func(r *rig) {
+	bubbles(t, func(t *testing.T, start starter) {
+		s := &countingStore{}
+		r := start(t, Config{Store: s})
 		slow := make([]*client, 3)
 		for i := range slow {
 			slow[i] = r.connect(mqtt.V5, fmt.Sprint("slow-", i), fresh, with(mqtt.ReceiveMaximum, 1))
@@ -285,9 +286,10 @@ func TestSlowClientsSpill(t *testing.T) {
 
 // A topic is as safe as the first filter says that matches it.
 func TestDurabilityByTopic(t *testing.T) {
-	s := &countingStore{}
 	byTopic := []Durability{{Filter: "live/#", Memory: true}, {Filter: "#", Promise: store.Written}}
-	bubble(t, Config{Store: s, Durabilities: byTopic}, func(r *rig) {
+	bubbles(t, func(t *testing.T, start starter) {
+		s := &countingStore{}
+		r := start(t, Config{Store: s, Durabilities: byTopic})
 		r.away("c", "#", 1)
 		pub := r.connect(mqtt.V5, "p")
 		pub.publish("live/1", "forgotten", 1)
@@ -296,7 +298,7 @@ func TestDurabilityByTopic(t *testing.T) {
 		pub.publish("kept/2", "kept too", 2)
 		pub.publishPacket(retain("live/last", "forgotten", 1))
 		pub.publishPacket(retain("kept/last", "kept", 1))
-		next := newRig(r.T, Config{Store: s.Clone(), Durabilities: byTopic})
+		next := r.another(Config{Store: s.Clone(), Durabilities: byTopic})
 		next.connect(mqtt.V5, "c", resume, lasting(1000)).want("kept as QoS 2", "kept", "kept too", "kept")
 		n := next.connect(mqtt.V5, "n")
 		n.subscribe(sub("#", 0))
@@ -308,15 +310,16 @@ func TestDurabilityByTopic(t *testing.T) {
 
 // A retained message that is only in memory replaces one in the store, after a restart too.
 func TestDurabilityOfRetained(t *testing.T) {
-	s := &store.Memory{}
-	bubble(t, Config{Store: s}, func(r *rig) {
+	bubbles(t, func(t *testing.T, start starter) {
+		s := &store.Memory{}
+		r := start(t, Config{Store: s})
 		r.connect(mqtt.V5, "p").publishPacket(retain("a", "old", 1))
-		next := newRig(r.T, Config{Store: s.Clone(), Durabilities: []Durability{{Filter: "a", Memory: true}}})
+		next := r.another(Config{Store: s.Clone(), Durabilities: []Durability{{Filter: "a", Memory: true}}})
 		next.connect(mqtt.V5, "p").publishPacket(retain("a", "new", 1))
 		c := next.connect(mqtt.V5, "c")
 		c.subscribe(sub("a", 1))
 		c.want("new")
-		last := newRig(r.T, Config{Store: next.b.store.(*store.Memory).Clone()})
+		last := r.another(Config{Store: next.b.store.(*store.Memory).Clone()})
 		c = last.connect(mqtt.V5, "c")
 		c.subscribe(sub("a", 1))
 		c.silent()
@@ -350,14 +353,15 @@ func TestQuotaAfterRestart(t *testing.T) {
 
 // A Will that no receiver has room for was published all the same, and is not published again after a restart.
 func TestQuotaOfWill(t *testing.T) {
-	s := &store.Memory{}
-	limits := Limits{QueuedMessages: 1}
-	bubble(t, Config{Store: s, Limits: limits}, func(r *rig) {
+	bubbles(t, func(t *testing.T, start starter) {
+		s := &store.Memory{}
+		limits := Limits{QueuedMessages: 1}
+		r := start(t, Config{Store: s, Limits: limits})
 		r.away("c", "#", 1)
 		r.connect(mqtt.V5, "p").publish("a", "fills the queue", 1)
 		dying := r.connect(mqtt.V5, "dying", lasting(1000), leaving(mqtt.Will{Topic: "will", Payload: []byte("gone"), QoS: 1}))
 		dying.drop()
-		next := newRig(r.T, Config{Store: s.Clone(), Limits: Limits{QueuedMessages: 10}})
+		next := r.another(Config{Store: s.Clone(), Limits: Limits{QueuedMessages: 10}})
 		c := next.connect(mqtt.V5, "c", resume, lasting(1000))
 		c.want("fills the queue")
 		c.silent()

@@ -41,10 +41,11 @@ func (m *manualStore) all() {
 // manually runs a test in a bubble, with a store that commits when the test says so.
 func manually(t *testing.T, cfg Config, test func(r *rig, s *manualStore)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
+	bubbles(t, func(t *testing.T, start starter) {
 		s := &manualStore{}
+		cfg := cfg
 		cfg.Store = s
-		test(newRig(t, cfg), s)
+		test(start(t, cfg), s)
 	})
 }
 

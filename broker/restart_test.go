@@ -56,14 +56,14 @@ func restarting(t *testing.T, test func(r *rig, restart func() *rig)) {
 	}
 	for name, make := range worlds {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubbles(t, func(t *testing.T, start starter) {
 				w := make()
-				now := newRig(t, Config{Store: w.open(t)})
+				now := start(t, Config{Store: w.open(t)})
 				test(now, func() *rig {
 					synctest.Wait()
 					w.crash()
 					old := now.b
-					now = newRig(t, Config{Store: w.open(t)})
+					now = start(t, Config{Store: w.open(t)})
 					ctx, cancel := context.WithTimeout(context.Background(), patience)
 					defer cancel()
 					if err := old.Shutdown(ctx); err != nil {
@@ -281,30 +281,30 @@ func TestRestartShared(t *testing.T) {
 // TestRestartReusedIdentifier: a Packet Identifier that a checkpoint names, and that was free and used again since, does not bring its
 // next message the place of the one before: what is in flight is sent again in the order in which it was sent [MQTT-4.6.0-1].
 func TestRestartReusedIdentifier(t *testing.T) {
-	s := &store.Memory{}
-	keep := func(r store.Record) store.Position {
-		t.Helper()
-		pos, err := s.Append(&r)
-		if err != nil {
-			t.Fatal(err)
+	bubbles(t, func(t *testing.T, start starter) {
+		s := &store.Memory{}
+		keep := func(r store.Record) store.Position {
+			t.Helper()
+			pos, err := s.Append(&r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return pos
 		}
-		return pos
-	}
-	accept := func(payload string, qos mqtt.QoS) store.Position {
-		return keep(store.Record{
-			Kind: store.Accepted, Message: &mqtt.Message{Topic: "a", Payload: []byte(payload), QoS: qos},
-			Recipients: []store.Recipient{{Session: 1, QoS: qos}},
-		})
-	}
-	keep(store.Record{Kind: store.Session, Session: 1, ClientID: "s", Version: mqtt.V5, Expiry: 1000})
-	before := accept("before", mqtt.AtLeastOnce)
-	keep(store.Record{Kind: store.Queue, Session: 1, Refs: []store.Ref{{About: before, QoS: mqtt.AtLeastOnce, PacketID: 6}}})
-	keep(store.Record{Kind: store.Done, Session: 1, About: before})
-	for i, payload := range []string{"one", "two"} {
-		at := accept(payload, mqtt.ExactlyOnce)
-		keep(store.Record{Kind: store.Sent, Session: 1, About: at, PacketID: uint16(5 + i)})
-	}
-	bubble(t, Config{Store: s}, func(r *rig) {
-		r.connect(mqtt.V5, "s", resume, lasting(1000)).want("one", "two")
+		accept := func(payload string, qos mqtt.QoS) store.Position {
+			return keep(store.Record{
+				Kind: store.Accepted, Message: &mqtt.Message{Topic: "a", Payload: []byte(payload), QoS: qos},
+				Recipients: []store.Recipient{{Session: 1, QoS: qos}},
+			})
+		}
+		keep(store.Record{Kind: store.Session, Session: 1, ClientID: "s", Version: mqtt.V5, Expiry: 1000})
+		before := accept("before", mqtt.AtLeastOnce)
+		keep(store.Record{Kind: store.Queue, Session: 1, Refs: []store.Ref{{About: before, QoS: mqtt.AtLeastOnce, PacketID: 6}}})
+		keep(store.Record{Kind: store.Done, Session: 1, About: before})
+		for i, payload := range []string{"one", "two"} {
+			at := accept(payload, mqtt.ExactlyOnce)
+			keep(store.Record{Kind: store.Sent, Session: 1, About: at, PacketID: uint16(5 + i)})
+		}
+		start(t, Config{Store: s}).connect(mqtt.V5, "s", resume, lasting(1000)).want("one", "two")
 	})
 }
