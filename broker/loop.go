@@ -211,7 +211,7 @@ type loop struct {
 	*loops
 	events [poll.MaxEvents]poll.Event
 	ended  time.Time // when the last turn did
-	again  []*conn   // owned; there is more to read than one turn may
+	again  []*conn   // owned; there may be more to read than one turn does
 	next   []*conn   // of again, while that is gone through
 }
 
@@ -296,12 +296,12 @@ func (l *loop) turn(most time.Duration) (n int, waited, took time.Duration) {
 	began := t.now
 	t.looped = true
 	l.next, l.again = l.again, l.next[:0]
-	for i := range l.events[:n] {
-		l.event(&l.events[i], t)
-	}
 	for i, c := range l.next {
 		l.next[i] = nil
-		l.serve(c, t)
+		l.serveOrDefer(c, t)
+	}
+	for i := range l.events[:n] {
+		l.event(&l.events[i], t)
 	}
 	n += len(l.next)
 	t.end()
@@ -332,8 +332,21 @@ func (l *loop) event(e *poll.Event, t *turn) {
 		word |= isHungUp
 	}
 	if e.Readable && c.socket.claim(word) {
-		l.serve(c, t)
+		l.serveOrDefer(c, t)
 	}
+}
+
+// turnBytes is how many bytes, read and to be written, make a turn long enough: who is ready then has to wait for the next one, so that
+// what was done already is written first.
+const turnBytes = 4 << 20
+
+// serveOrDefer serves a connection that the loop owns, in this turn or in the next one.
+func (l *loop) serveOrDefer(c *conn, t *turn) {
+	if t.bytesIn+t.bytesOut > turnBytes {
+		l.again = append(l.again, c)
+		return
+	}
+	l.serve(c, t)
 }
 
 // serve lets a connection that the loop owns process what has arrived.

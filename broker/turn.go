@@ -35,12 +35,13 @@ type turn struct {
 	recipients []store.Recipient
 	places     []session.Place
 
-	bytesIn int
-	in      [16]int // packets received by type
-	pubIn   [3]int  // PUBLISH received by QoS
-	pubOut  [3]int  // PUBLISH sent by QoS
-	pubInB  int     // payload bytes
-	pubOutB int
+	bytesIn  int
+	bytesOut int     // appended to outboxes
+	in       [16]int // packets received by type
+	pubIn    [3]int  // PUBLISH received by QoS
+	pubOut   [3]int  // PUBLISH sent by QoS
+	pubInB   int     // payload bytes
+	pubOutB  int
 }
 
 var turns = sync.Pool{New: func() any { return new(turn) }}

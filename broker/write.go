@@ -14,6 +14,7 @@ func (c *conn) appended(t *turn, n int) {
 	c.pending.Add(int64(n))
 	c.settleOutbox()
 	t.unflushed += n
+	t.bytesOut += n
 	if !c.dirty && !c.writing {
 		c.dirty = true
 		t.dirty = append(t.dirty, c)
