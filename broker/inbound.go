@@ -206,7 +206,9 @@ func (s *Session) opened(id uint16, err error) {
 // mayPublish decides whether the client may publish this, and remembers the decision about the name.
 func (c *conn) mayPublish(e *publishedTopic, p *mqtt.Publish, t *turn) error {
 	if epoch := c.broker.accessEpoch.Load(); e.epoch != epoch {
-		t.flush() // an Authorizer may block
+		if !c.broker.decidesAtOnce(c.info) {
+			t.flush() // an Authorizer may block
+		}
 		err := c.broker.mayWrite(c.info, e.name)
 		if code, _ := reasonOf(err); err != nil && code != mqtt.NotAuthorized {
 			return err // no decision but a fault: ask again next time

@@ -34,6 +34,7 @@ type kernel struct {
 
 	failTake, failAdd, failGive error
 	onWait                      func(most time.Duration) // called before each wait; may be nil
+	manual                      bool                     // only a test that asks without waiting hears of events
 
 	mu    sync.Mutex // guards all below, and all streams
 	rng   *rand.Rand
@@ -42,6 +43,7 @@ type kernel struct {
 	stale []poll.Event // of sockets that had their descriptor before
 	wakes int
 	woken *sync.Cond // somebody in Wait is to look
+	brief int        // who waits for a while only
 	ends  int        // that are open on the broker's side
 }
 
@@ -98,6 +100,7 @@ type end struct {
 	full   bool       // a write found no room: room is an edge
 	sink   bool       // what arrives is counted and thrown away
 	sunk   int        // bytes
+	writes int        // of the peer
 	change *sync.Cond // something of the above
 
 	fd               int // 0 for none
@@ -138,6 +141,7 @@ func (e *end) read(b []byte) (n int, err error) {
 // write writes what there is room for. The caller holds k.mu.
 func (e *end) write(b []byte) (n int, err error) {
 	p := e.peer
+	p.writes++
 	switch {
 	case e.reset:
 		return 0, syscall.ECONNRESET
@@ -494,7 +498,11 @@ func (p memPoller) Wait(events []poll.Event, most time.Duration) (n int, err err
 	if !p.await(most) || p.unlucky() { // EINTR
 		return 0, nil
 	}
-	p.rng.Shuffle(len(p.ready), func(i, j int) { p.ready[i], p.ready[j] = p.ready[j], p.ready[i] })
+	for i := range p.ready {
+		if j := p.rng.IntN(i + 1); p.odds > 0 {
+			p.ready[i], p.ready[j] = p.ready[j], p.ready[i]
+		}
+	}
 	for n < len(events) && len(p.stale) > 0 {
 		events[n] = p.stale[0]
 		p.stale = p.stale[1:]
@@ -519,6 +527,8 @@ func (p memPoller) Wait(events []poll.Event, most time.Duration) (n int, err err
 func (p memPoller) await(most time.Duration) bool {
 	late := most == 0
 	if most > 0 {
+		p.brief++
+		defer func() { p.brief-- }()
 		alarm := time.AfterFunc(most, func() {
 			p.mu.Lock()
 			defer p.mu.Unlock()
@@ -527,14 +537,20 @@ func (p memPoller) await(most time.Duration) bool {
 		})
 		defer alarm.Stop()
 	}
-	for len(p.ready)+len(p.stale) == 0 && p.wakes == 0 && !late {
+	for {
+		deaf := p.manual && most != 0
+		switch {
+		case p.wakes > 0 && (most >= 0 || p.brief == 0): // where it does least
+			p.wakes--
+			p.woken.Broadcast()
+			return false
+		case len(p.ready)+len(p.stale) > 0 && !deaf:
+			return true
+		case late:
+			return false
+		}
 		p.woken.Wait()
 	}
-	if p.wakes > 0 {
-		p.wakes--
-		return false
-	}
-	return len(p.ready)+len(p.stale) > 0
 }
 
 // dwell gives others time to do what they must not while one reads or writes. The caller holds mu.

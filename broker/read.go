@@ -149,7 +149,7 @@ func (c *conn) wait(n int) {
 
 // mustWait reports whether wait would.
 func (c *conn) mustWait(n int) bool {
-	return c.bucket.isEmpty() || c.outruns() || c.tooGreedy(n)
+	return c.bucket.isEmpty() || c.outruns() || c.storeIsBusy() || c.tooGreedy(n)
 }
 
 // finishInput lets go of what was read and not processed.
@@ -217,11 +217,14 @@ func (c *conn) tooGreedy(n int) bool { return n >= greedyRead && c.broker.memory
 
 // awaitStore waits while the store has more to write than it can, so that publishers take the pace of the disk.
 func (c *conn) awaitStore() {
-	for s := c.broker.store; s != nil && s.Busy() && c.ending() == nil; {
+	for c.storeIsBusy() && c.ending() == nil {
 		c.in.release()
 		time.Sleep(time.Millisecond)
 	}
 }
+
+// storeIsBusy reports whether the store has more to write than it can.
+func (c *conn) storeIsBusy() bool { return c.broker.store != nil && c.broker.store.Busy() }
 
 // lost turns the end of the byte stream into an error for people.
 func lost(err error) error {
