@@ -525,32 +525,35 @@ func (p memPoller) Wait(events []poll.Event, most time.Duration) (n int, err err
 
 // await waits for something to tell, and reports whether there is. The caller holds mu.
 func (p memPoller) await(most time.Duration) bool {
-	late := most == 0
+	var end time.Time
 	if most > 0 {
+		end = time.Now().Add(most)
+		defer p.bell(most).Stop()
 		p.brief++
 		defer func() { p.brief-- }()
-		alarm := time.AfterFunc(most, func() {
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			late = true
-			p.woken.Broadcast()
-		})
-		defer alarm.Stop()
 	}
 	for {
-		deaf := p.manual && most != 0
 		switch {
 		case p.wakes > 0 && (most >= 0 || p.brief == 0): // where it does least
 			p.wakes--
 			p.woken.Broadcast()
 			return false
-		case len(p.ready)+len(p.stale) > 0 && !deaf:
+		case len(p.ready)+len(p.stale) > 0 && (most == 0 || !p.manual):
 			return true
-		case late:
+		case most == 0 || most > 0 && !time.Now().Before(end):
 			return false
 		}
 		p.woken.Wait()
 	}
+}
+
+// bell wakes who waits when the time is over.
+func (p memPoller) bell(after time.Duration) *time.Timer {
+	return time.AfterFunc(after, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.woken.Broadcast()
+	})
 }
 
 // dwell gives others time to do what they must not while one reads or writes. The caller holds mu.
