@@ -90,18 +90,21 @@ func (k *kernel) check() {
 
 // end is one of the two ends of a stream.
 type end struct {
-	k      *kernel
-	peer   *end
-	mine   bool // the broker's
-	refs   int  // descriptors and net.Conns
-	got    []byte
-	fin    bool       // the peer has sent its last byte
-	reset  bool       // nothing can be sent any more, nor received but what is in got
-	full   bool       // a write found no room: room is an edge
-	sink   bool       // what arrives is counted and thrown away
-	sunk   int        // bytes
-	writes int        // of the peer
-	change *sync.Cond // something of the above
+	k       *kernel
+	peer    *end
+	mine    bool // the broker's
+	refs    int  // descriptors and net.Conns
+	got     []byte
+	fin     bool       // the peer has sent its last byte
+	reset   bool       // nothing can be sent any more, nor received but what is in got
+	full    bool       // a write found no room: room is an edge
+	flood   []byte     // comes again and again behind got, as long as rounds lasts
+	rounds  int        // reads
+	onFlood func()     // called for each
+	sink    bool       // what arrives is counted and thrown away
+	sunk    int        // bytes
+	writes  int        // of the peer
+	change  *sync.Cond // something of the above
 
 	fd               int // 0 for none
 	tag              uint32
@@ -124,6 +127,13 @@ func (k *kernel) connect() (client, server *memConn) {
 
 // read reads what has arrived. The caller holds k.mu.
 func (e *end) read(b []byte) (n int, err error) {
+	for e.rounds > 0 && len(e.got) < len(b) {
+		e.got = append(e.got, e.flood...)
+	}
+	if e.rounds > 0 {
+		e.rounds--
+		e.onFlood()
+	}
 	switch {
 	case len(e.got) > 0:
 		n = copy(b, e.got)
