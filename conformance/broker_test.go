@@ -14,9 +14,28 @@ import (
 	"github.com/magpiemq/magpie/transport"
 )
 
+// form is a way to reach a broker.
+type form struct {
+	name      string
+	transport string
+	io        broker.IO // how the broker serves plain sockets
+}
+
+// forms lists what to try. An external broker may lack WebSocket, and serves
+// its sockets as it likes.
+func forms() []form {
+	all := []form{{"tcp", "tcp", broker.IOAuto}, {"ws", "ws", broker.IOAuto}, {"goroutine", "tcp", broker.IOGoroutine}}
+	if target, ok := external(); ok && target.WS == "" {
+		return all[:1]
+	} else if ok {
+		return all[:2]
+	}
+	return all
+}
+
 // start returns the broker to try, and whether it can be had with these
 // settings. Unless it is an external one, it is stopped when t ends.
-func start(t *testing.T, with map[string]string) (Target, bool) {
+func start(t *testing.T, with map[string]string, io broker.IO) (Target, bool) {
 	t.Helper()
 	if target, ok := external(); ok {
 		return target, len(with) == 0
@@ -25,6 +44,7 @@ func start(t *testing.T, with map[string]string) (Target, bool) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	cfg.IO = io
 	b, err := broker.New(cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -22,8 +22,9 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestScripts runs every case in each of its versions, over both transports.
-// Each file and each set of settings has a broker of its own; with
+// TestScripts runs every case in each of its versions, over both transports,
+// and over TCP once more with a goroutine for each connection. Each file and
+// each set of settings has brokers of its own; with
 // MAGPIE_CONFORMANCE_ADDR (and MAGPIE_CONFORMANCE_WS) the broker that listens
 // there is tried instead, without the cases that need settings.
 func TestScripts(t *testing.T) {
@@ -44,43 +45,43 @@ func runFile(t *testing.T, file string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	targets := map[string]Target{}
-	for _, c := range cases {
-		if c.Alone {
-			runCase(t, c, nil)
-			continue
-		}
-		settings := settingsOf(t, c)
-		target, ok := targets[settings]
-		if !ok {
-			if target, ok = start(t, c.With); !ok {
+	for _, f := range forms() {
+		targets := map[string]Target{}
+		for _, c := range cases {
+			if c.Only != "" && c.Only != f.transport {
 				continue
 			}
-			targets[settings] = target
-		}
-		runCase(t, c, &target)
-	}
-}
-
-// runCase runs c in all its forms; without a target each form gets its own.
-func runCase(t *testing.T, c *Case, target *Target) {
-	for _, transport := range transports() {
-		if c.Only != "" && c.Only != transport {
-			continue
-		}
-		for _, v := range c.Versions {
-			t.Run(c.Title+"/"+v.String()+"/"+transport, func(t *testing.T) {
-				t.Parallel()
-				runOnce(t, c, target, transport, v)
-			})
+			if c.Alone {
+				runCase(t, c, f, nil)
+				continue
+			}
+			settings := settingsOf(t, c)
+			target, ok := targets[settings]
+			if !ok {
+				if target, ok = start(t, c.With, f.io); !ok {
+					continue
+				}
+				targets[settings] = target
+			}
+			runCase(t, c, f, &target)
 		}
 	}
 }
 
-func runOnce(t *testing.T, c *Case, shared *Target, transport string, v Version) {
+// runCase runs c in all its versions; without a target each gets its own.
+func runCase(t *testing.T, c *Case, f form, target *Target) {
+	for _, v := range c.Versions {
+		t.Run(c.Title+"/"+v.String()+"/"+f.name, func(t *testing.T) {
+			t.Parallel()
+			runOnce(t, c, f, target, v)
+		})
+	}
+}
+
+func runOnce(t *testing.T, c *Case, f form, shared *Target, v Version) {
 	target := shared
 	if target == nil {
-		own, ok := start(t, map[string]string{})
+		own, ok := start(t, map[string]string{}, f.io)
 		if !ok {
 			return
 		}
@@ -88,7 +89,7 @@ func runOnce(t *testing.T, c *Case, shared *Target, transport string, v Version)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	if err := c.Run(ctx, *target, transport, v); err != nil {
+	if err := c.Run(ctx, *target, f.transport, v); err != nil {
 		t.Error(err)
 	}
 }
@@ -100,14 +101,6 @@ func settingsOf(t *testing.T, c *Case) string {
 		t.Fatal(err)
 	}
 	return string(text)
-}
-
-// transports lists what to try; only an external broker may lack WebSocket.
-func transports() []string {
-	if target, ok := external(); ok && target.WS == "" {
-		return []string{"tcp"}
-	}
-	return []string{"tcp", "ws"}
 }
 
 // external returns the broker named by the environment.

@@ -20,6 +20,7 @@ type server struct {
 	binary, data string
 	args         []string
 	log          tail
+	lives        int // so far
 
 	mu      sync.Mutex // guards all below
 	process *os.Process
@@ -47,7 +48,9 @@ func newServer(t *testing.T, config string) *server {
 
 // start starts the process and does not wait until it listens.
 func (s *server) start() error {
-	cmd := exec.Command(s.binary, s.args...)
+	core := []string{"auto", "goroutine"}[s.lives%2] // each finds what the other one left
+	s.lives++
+	cmd := exec.Command(s.binary, append(s.args, "--io", core)...)
 	cmd.Stderr = &s.log
 	out, err := cmd.StdoutPipe()
 	if err != nil {
