@@ -27,6 +27,8 @@ fi
 printf '\n== other people'"'"'s clients\n'
 if interop/setup.sh; then
 	step 'third-party clients against the real binary' go -C interop test -count=1 -timeout 25m .
+	step 'the same, with a goroutine for each connection' env MAGPIE_IO=goroutine go -C interop test -count=1 -timeout 25m \
+		-run '^Test(Delivery|Order|Large|Shared|Retained|Will|Session|Redelivery|Reconnect)$' .
 else
 	red 'skipped: some of the tests with third-party clients; see above for what is missing'
 	skipped=1
