@@ -357,13 +357,14 @@ func TestQueuePowerLossOfReceiver(t *testing.T) {
 	pub := connectTo(t, dial, mqtt.V5)
 	book := &onceBook{wire: wire, seen: make(map[uint64]bool), came: make(chan struct{}, 1)}
 	next := uint64(1)
+	closeNow(t, receiveWith(t, dial, fs, book, time.Minute)) // nothing is kept for who never subscribed
 	for range 300 {
 		heard := 100 + r.IntN(1<<(4+r.IntN(8)))
 		p := &power{dial: func(ctx context.Context, network, address string) (net.Conn, error) {
 			nc, err := dial(ctx, network, address)
 			return &lastWords{Conn: nc, in: ear{told: wire}, out: ear{told: wire}, heard: heard}, err
 		}}
-		c := receiveWith(t, p.connect, fs, book)
+		c := receiveWith(t, p.connect, fs, book, time.Millisecond) // the server may hear nothing of it
 		for range r.IntN(30) {
 			if err := pub.Publish(t.Context(), "n", binary.BigEndian.AppendUint64(nil, next), ExactlyOnce); err != nil {
 				t.Fatal(err)
@@ -375,20 +376,23 @@ func TestQueuePowerLossOfReceiver(t *testing.T) {
 		fs = fs.Crash(r.Uint64())
 		closeNow(t, c)
 	}
-	c := receiveWith(t, dial, fs, book)
-	for !book.complete(next) {
+	c := receiveWith(t, dial, fs, book, time.Minute)
+	for patience := time.Now().Add(time.Minute); !book.complete(next) && time.Now().Before(patience); {
 		book.awaitSome(t, next, 1)
+	}
+	if !book.complete(next) {
+		t.Errorf("%d of %d messages have come", len(book.seen), next-1)
 	}
 	closeNow(t, c)
 	book.judge(t)
 	t.Logf("%d messages, %d told, %d came again", next-1, wire.count(), book.again)
 }
 
-// receiveWith starts a receiver that notes what comes.
-func receiveWith(t *testing.T, dial func(context.Context, string, string) (net.Conn, error), fs *vfs.Mem, book *onceBook) *Client {
+// receiveWith starts a receiver that notes what comes. It waits for its subscription, but not for longer than patience.
+func receiveWith(t *testing.T, dial func(context.Context, string, string) (net.Conn, error), fs *vfs.Mem, book *onceBook, patience time.Duration) *Client {
 	t.Helper()
 	c := queued(t, dial, "q", on(fs), WithClientID("sub"))
-	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	s, err := c.addSubscription(interest{Subscription: mqtt.Subscription{Filter: "n", QoS: mqtt.ExactlyOnce}}, book.handle)
 	if err != nil {
@@ -396,7 +400,7 @@ func receiveWith(t *testing.T, dial func(context.Context, string, string) (net.C
 	}
 	select {
 	case <-s.ready:
-	case <-ctx.Done(): // the server may hear nothing of it
+	case <-ctx.Done():
 	}
 	return c
 }
